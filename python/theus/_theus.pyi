@@ -1,0 +1,245 @@
+"""The Rust core of theus: segments, sessions, sweeping, and the dispatcher's frames.
+
+Everything here is private to the package; the public names live in ``theus``.
+"""
+
+from collections.abc import Sequence
+from typing import Final, TypeAlias, final
+
+from typing_extensions import Buffer as SupportsBuffer
+
+__version__: Final[str]
+
+PROTOCOL_VERSION: Final[int]
+KIND_SETUP: Final[int]
+KIND_HELLO: Final[int]
+KIND_STATE: Final[int]
+KIND_FORGET_STATE: Final[int]
+KIND_FUNCTION: Final[int]
+KIND_FORGET_FUNCTION: Final[int]
+KIND_TASK: Final[int]
+KIND_RESULT: Final[int]
+KIND_ERROR: Final[int]
+KIND_RELEASE: Final[int]
+KIND_SHUTDOWN: Final[int]
+
+Frame: TypeAlias = tuple[int, tuple[int, ...], list[bytes]]
+"""kind, fields (unsigned 64 bit integers), attachments."""
+
+@final
+class Session:
+    """The lifetime root: its lock file lives exactly as long as this process holds it."""
+
+    @staticmethod
+    def create(*, heavy_limit: int | None = None) -> Session:
+        """Sweep what dead sessions left, then create a session with its lock and its catalog."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def closed(self) -> bool:
+        """True after :meth:`close`, and in a forked child of the owner."""
+
+    def alloc_tensor(
+        self,
+        key: str,
+        shape: Sequence[int],
+        element: str,
+        *,
+        dtype: str | None = None,
+        fortran: bool = False,
+        trailing_bytes: bool = False,
+        mutable: bool = False,
+    ) -> Segment:
+        """Create a nameless, reserved, zero-filled, writable tensor segment.
+
+        ``element`` is one of i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8. ``dtype`` is free text kept in the
+        message's custom metadata. With ``trailing_bytes`` the last dimension of ``shape`` is the
+        item's bytes: it stays innermost when ``fortran`` orders the others. ``mutable`` links the
+        segment at once and flags it.
+        """
+
+    def put_tensor(
+        self,
+        key: str,
+        shape: Sequence[int],
+        element: str,
+        data: SupportsBuffer,
+        *,
+        dtype: str | None = None,
+        fortran: bool = False,
+        trailing_bytes: bool = False,
+    ) -> Segment:
+        """Like :meth:`alloc_tensor`, filled with one parallel copy of ``data`` (contiguous bytes)."""
+
+    def publish(self, segment: Segment) -> None:
+        """Seal ``segment`` and link its name. Idempotent."""
+
+    def commit(
+        self, version: int, changes: Sequence[tuple[str, Segment | None]]
+    ) -> None:
+        """Enter the changed keys of state ``version`` in the catalog (None removes the key)."""
+
+    def used_bytes(self) -> int:
+        """Bytes reserved by living segments of this session (they count against the limit)."""
+
+    @property
+    def heavy_limit(self) -> int | None: ...
+    def close(self) -> None:
+        """Unlink every name of the session, the lock last. Idempotent. Views stay valid."""
+
+@final
+class Segment:
+    """One entry's bytes: a tensor under construction (owner), or published (owner or reader)."""
+
+    @property
+    def name(self) -> str:
+        """``theus-<session>-<n>``; given at creation, linked at publication."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def length_bytes(self) -> int: ...
+    @property
+    def published(self) -> bool: ...
+    @property
+    def mutable(self) -> bool: ...
+    @property
+    def linked(self) -> bool:
+        """True while the name exists (published, not yet unlinked)."""
+
+    @property
+    def path(self) -> str:
+        """Raises UnpublishedError before publication."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """In bytes."""
+
+    @property
+    def element(self) -> str: ...
+    @property
+    def dtype(self) -> str | None: ...
+    @property
+    def copied_at_publication(self) -> bool:
+        """True if a fork between allocation and publication made a copy necessary."""
+
+    def buffer(self) -> Buffer:
+        """The whole segment's bytes.
+
+        Unpublished or mutable, in the owner: writable, until publication. Published: a mapping the
+        MMU keeps read-only (O_RDONLY, PROT_READ), the same one at each call.
+        """
+
+    @property
+    def body_offset(self) -> int: ...
+    def unlink(self) -> None:
+        """Remove the name; mappings stay valid. A no-op in a forked child. Idempotent."""
+
+@final
+class Buffer:
+    """A buffer-protocol export (format B, 1-D) of a mapping, which it keeps alive."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __len__(self) -> int: ...
+    @property
+    def readonly(self) -> bool: ...
+    @property
+    def address(self) -> int: ...
+    def arrow_array(
+        self, element: str, offset: int, length: int
+    ) -> tuple[object, object]:
+        """Arrow C data interface capsules (schema, array) over these very bytes."""
+
+def open_segment(name_or_path: str, *, trusted: bool = False) -> Segment:
+    """Map a published segment read-only, by name or by path; structure is always checked."""
+
+def locate(address: int, length: int) -> tuple[str, int, int] | None:
+    """(segment name, offset, mapped length) if the bytes lie in a segment mapped in this process.
+
+    Unpublished segments are not found.
+    """
+
+def sessions() -> list[tuple[str, bool, int, int]]:
+    """(session, alive, entries, bytes) for every session that has names on this machine."""
+
+def catalog(session: str) -> tuple[int, list[tuple[str, str, int, int]]]:
+    """State version and (key, segment name, version, length in bytes) of a living session."""
+
+def sweep() -> list[str]:
+    """Remove what dead sessions of this user left; the names that were removed."""
+
+def fork_generation() -> int:
+    """How many forks lie between this process and the one that first loaded the library."""
+
+def watch_owner(pidfd: int, session: str) -> None:
+    """Start a thread that needs no GIL: when the owner ends, sweep its session, end this process."""
+
+@final
+class Channel:
+    """One end of a worker's private socket pair, carrying frames."""
+
+    @staticmethod
+    def pair() -> tuple[Channel, int]:
+        """The owner's end, non-blocking and close-on-exec, and the worker's inheritable fd."""
+
+    @staticmethod
+    def from_fd(fd: int) -> Channel:
+        """The worker's end; takes the descriptor over and makes it close-on-exec."""
+
+    def fileno(self) -> int: ...
+    def send(
+        self,
+        kind: int,
+        fields: Sequence[int],
+        attachments: Sequence[SupportsBuffer] = (),
+    ) -> bool:
+        """Queue a frame and write what the socket takes. True if nothing is left to write."""
+
+    def flush(self) -> bool:
+        """Write more of what is queued. True if nothing is left to write."""
+
+    def send_blocking(
+        self,
+        kind: int,
+        fields: Sequence[int],
+        attachments: Sequence[SupportsBuffer] = (),
+    ) -> None:
+        """Write a whole frame, waiting without the GIL."""
+
+    def try_recv(self) -> Frame | None:
+        """The next whole frame, or None. Raises EOFError when the peer closed its end."""
+
+    def recv(self, spin_s: float = 0.0) -> Frame:
+        """Wait for a frame without the GIL, polling for up to ``spin_s`` before blocking.
+
+        Interruptible by Python signal handlers. Raises EOFError when the peer closed its end.
+        """
+
+    @property
+    def sent_bytes(self) -> int: ...
+    @property
+    def received_bytes(self) -> int: ...
+    def close(self) -> None: ...
+
+@final
+class Control:
+    """A page shared by the owner and one worker: which task runs, which one is to stop."""
+
+    @staticmethod
+    def create() -> tuple[Control, int]:
+        """The page, and an inheritable fd for the worker."""
+
+    @staticmethod
+    def from_fd(fd: int) -> Control: ...
+    running: int
+    cancel: int
+
+def encode_frame(
+    kind: int, fields: Sequence[int], attachments: Sequence[SupportsBuffer] = ()
+) -> bytes: ...
+def decode_frame(data: SupportsBuffer) -> Frame: ...

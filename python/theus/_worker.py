@@ -1,0 +1,251 @@
+"""The worker's loop: ``python -m theus._worker``, started by the dispatcher and by nobody else.
+
+One thread takes frames from the private socket and runs one task at a time. A second one, in Rust
+and without the GIL, watches the owner: when that process ends, however it ends, the worker removes
+what its session left and ends too.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any
+
+from theus import _theus, wire
+from theus._theus import Channel, Control, Segment
+from theus.array import ShmArray, restore_dtype, view_handle, view_segment
+from theus.context import ParallelContext
+from theus.contracts import call_with_context, call_with_item, finish
+from theus.entry import HeavyView
+from theus.errors import RemoteError, UnpicklableError
+from theus.functions import StaleReferenceError, resolve
+
+__all__ = ["main"]
+
+CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
+CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
+
+_SPIN_S = 50e-6
+
+
+class _Stopped(KeyboardInterrupt):
+    """Raised in a task that the owner wants to end."""
+
+
+class _Attachment:
+    """An entry of a state as its descriptor tells it; mapped when it is first looked at."""
+
+    __slots__ = ("_attach", "_descriptor")
+
+    def __init__(self, descriptor: dict[str, Any], attach: Callable[[str], Segment]) -> None:
+        self._descriptor = descriptor
+        self._attach = attach
+
+    def view(self) -> ShmArray:
+        segment = self._attach(self._descriptor["segment"])
+        part = self._descriptor.get("view")
+        if part is None:
+            return view_segment(segment)
+        dtype = restore_dtype(part["dtype"])
+        handle = (segment.name, part["offset"], tuple(part["shape"]), tuple(part["strides"]), dtype)
+        return view_handle(handle, lambda _: segment)
+
+
+class _LazyDomain(Mapping[str, Any]):
+    """One state's domain: pickles by key, unpickled at each access."""
+
+    __slots__ = ("_pickles",)
+
+    def __init__(self, pickles: dict[str, bytes]) -> None:
+        self._pickles = pickles
+
+    def __getitem__(self, key: str) -> Any:
+        return wire.loads(self._pickles[key])
+
+    def __iter__(self) -> Any:
+        return iter(self._pickles)
+
+    def __len__(self) -> int:
+        return len(self._pickles)
+
+
+class Worker:
+    """The state of one worker process."""
+
+    def __init__(self, channel: Channel, control: Control) -> None:
+        self._channel = channel
+        self._control = control
+        self._segments: dict[str, Segment] = {}
+        self._states: dict[int, tuple[_LazyDomain, HeavyView, frozenset[str]]] = {}
+        self._functions: dict[int, tuple[int, bytes]] = {}
+        self._resolved: dict[int, Callable[..., Any]] = {}
+        self._given: set[str] = set()
+        self._interruptible = False
+
+    def serve(self) -> None:
+        """Take frames until the owner says so or closes the socket."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        wire.attach_with(self._attach_given)
+        self._channel.send_blocking(_theus.KIND_HELLO, (_theus.PROTOCOL_VERSION, os.getpid()))
+        handlers: dict[int, Callable[[tuple[int, ...], list[bytes]], None]] = {
+            _theus.KIND_SETUP: self._setup,
+            _theus.KIND_STATE: self._state,
+            _theus.KIND_FORGET_STATE: lambda fields, _: self._forget_state(fields[0]),
+            _theus.KIND_FUNCTION: self._function,
+            _theus.KIND_FORGET_FUNCTION: lambda fields, _: self._forget_function(fields[0]),
+            _theus.KIND_TASK: self._task,
+            _theus.KIND_RELEASE: lambda fields, _: self._release(fields),
+        }
+        while True:
+            try:
+                kind, fields, attachments = self._channel.recv(_SPIN_S)
+            except EOFError:
+                return
+            if kind == _theus.KIND_SHUTDOWN:
+                return
+            handlers[kind](fields, attachments)
+
+    # --- frames ---
+
+    def _setup(self, _: tuple[int, ...], attachments: list[bytes]) -> None:
+        setup = json.loads(attachments[0])
+        sys.path[:] = setup["sys_path"]
+        for name, value in setup.get("environ", {}).items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    def _state(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
+        descriptors = json.loads(attachments[0])
+        keys = json.loads(attachments[1])
+        heavy = {d["key"]: _Attachment(d, self._attach) for d in descriptors}
+        names = frozenset(d["segment"] for d in descriptors)
+        domain = _LazyDomain(dict(zip(keys, attachments[2:], strict=True)))
+        self._states[fields[0]] = (domain, HeavyView(heavy), names)
+
+    def _forget_state(self, version: int) -> None:
+        self._states.pop(version, None)
+
+    def _function(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
+        number, form = fields
+        self._functions[number] = (form, attachments[0])
+        self._resolved.pop(number, None)
+
+    def _forget_function(self, number: int) -> None:
+        self._functions.pop(number, None)
+        self._resolved.pop(number, None)
+
+    def _release(self, numbers: tuple[int, ...]) -> None:
+        gone = set(numbers)
+        for name in [name for name, held in self._segments.items() if held.number in gone]:
+            del self._segments[name]
+
+    # --- tasks ---
+
+    def _task(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
+        task, version, number, call = fields
+        control = self._control
+        control.running = task
+        started = time.perf_counter_ns()
+        try:
+            self._interruptible = True
+            if control.cancel == task:
+                raise _Stopped
+            payload = self._run(version, number, call, attachments[0])
+            self._interruptible = False
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller, whatever it is
+            self._interruptible = False
+            cause, failure = self._report(error)
+            took = time.perf_counter_ns() - started
+            self._channel.send_blocking(_theus.KIND_ERROR, (task, took, cause), failure)
+        else:
+            took = time.perf_counter_ns() - started
+            self._channel.send_blocking(_theus.KIND_RESULT, (task, took), (payload,))
+        control.running = 0
+        _flush()
+
+    def _run(self, version: int, number: int, call: int, inputs: bytes) -> bytes:
+        function = self._resolved.get(number)
+        if function is None:
+            function = self._resolved[number] = resolve(*self._functions[number])
+        domain, heavy, names = self._states[version]
+        self._given = set(names)
+        given = wire.loads(inputs)
+        if call == CALL_PLAIN:
+            args, kwargs = given
+            result = function(*args, **kwargs)
+        elif call == CALL_ITEM:
+            result = call_with_item(function, ParallelContext(domain, {"item": given}, heavy), given)
+        else:
+            result = call_with_context(function, ParallelContext(domain, given, heavy), given)
+        data, _ = wire.dumps(finish(result), self._pin, label="result")
+        return data
+
+    def _report(self, error: BaseException) -> tuple[int, tuple[bytes, bytes]]:
+        """Return the cause code and the attachments of an ERROR frame."""
+        if isinstance(error, StaleReferenceError):
+            return CAUSE_STALE, (b"", str(error).encode())
+        # The first frame is this file's own, of no interest to the caller.
+        text = "".join(traceback.format_exception(error))
+        cause = CAUSE_UNPICKLABLE if isinstance(error, UnpicklableError) else CAUSE_RAISED
+        bare = error.with_traceback(None)
+        try:
+            data, _ = wire.dumps(bare, self._pin, label="exception")
+            wire.loads(data)  # an exception with its own __init__ may dump and not load
+        except Exception:  # noqa: BLE001 - the exception's own pickling is the user's code
+            stand_in = RemoteError(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
+            data, _ = wire.dumps(stand_in, self._pin, label="exception")
+        return cause, (data, text.encode(errors="backslashreplace"))
+
+    def _on_interrupt(self, _: int, __: FrameType | None) -> None:
+        """End the running task if the owner asked for it; the terminal's Ctrl-C is not ours."""
+        running = self._control.running
+        if self._interruptible and running and self._control.cancel == running:
+            self._interruptible = False
+            raise _Stopped
+
+    # --- segments ---
+
+    def _attach(self, name: str) -> Segment:
+        """Map a segment the owner named; it stays mapped until the owner releases it."""
+        segment = self._segments.get(name)
+        if segment is None:
+            segment = self._segments[name] = _theus.open_segment(name, trusted=True)
+        return segment
+
+    def _attach_given(self, name: str) -> Segment:
+        self._given.add(name)
+        return self._attach(name)
+
+    def _pin(self, name: str) -> Segment | None:
+        """Promise the owner only what its own task refers to: that it keeps alive for us."""
+        return self._segments.get(name) if name in self._given else None
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            continue
+
+
+def main(arguments: list[str]) -> None:
+    """Run a worker; the arguments are the session and four inherited descriptors."""
+    session = arguments[0]
+    channel, control, owner, trace = map(int, arguments[1:])
+    _theus.watch_owner(owner, session)
+    faulthandler.enable(file=trace)
+    Worker(Channel.from_fd(channel), Control.from_fd(control)).serve()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

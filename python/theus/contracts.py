@@ -1,0 +1,152 @@
+"""The ``@process`` contract: what a function promises, and how it is called.
+
+A process is a plain function whose first parameter is the context. Inputs of the call whose names
+are parameters of the function are passed as arguments as well, so ``def f(ctx, price)`` and
+``ctx.input.price`` see the same value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+__all__ = ["ProcessContract", "call_with_context", "call_with_item", "contract_of", "process"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ATTRIBUTE = "__theus_process__"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessContract:
+    """What ``@process`` recorded about a function.
+
+    Attributes
+    ----------
+    parallel : bool
+        Whether ``engine.execute`` sends it to a worker process.
+    """
+
+    parallel: bool = False
+
+
+@overload
+def process(fn: F, /) -> F: ...
+@overload
+def process(*, parallel: bool = False) -> Callable[[F], F]: ...
+def process(fn: F | None = None, /, *, parallel: bool = False) -> F | Callable[[F], F]:
+    """Mark a function as a process of the engine.
+
+    Parameters
+    ----------
+    fn : callable, optional
+        The function, when the decorator is used without parentheses.
+    parallel : bool, default False
+        ``True`` lets ``engine.execute`` run it in a worker process, beside this one.
+
+    Returns
+    -------
+    callable
+        The function itself, marked: it stays callable and picklable as it was.
+
+    Examples
+    --------
+    >>> @process(parallel=True)
+    ... def double(ctx, x):
+    ...     return 2 * x
+    >>> double(None, x=21)
+    42
+    """
+
+    def mark(function: F) -> F:
+        if not callable(function):
+            msg = f"@process marks functions, not {type(function).__name__} objects"
+            raise TypeError(msg)
+        setattr(function, _ATTRIBUTE, ProcessContract(parallel=parallel))
+        return function
+
+    return mark if fn is None else mark(fn)
+
+
+def contract_of(fn: Callable[..., Any]) -> ProcessContract:
+    """Return what ``@process`` recorded on `fn`; a function without a mark is a plain process."""
+    return getattr(fn, _ATTRIBUTE, None) or ProcessContract()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """How a function takes its arguments."""
+
+    context: bool
+    named: frozenset[str]
+    takes_item: bool
+    item_name: str | None
+
+
+_shapes: WeakKeyDictionary[Callable[..., Any], _Shape] = WeakKeyDictionary()
+
+
+def _shape_of(fn: Callable[..., Any]) -> _Shape:
+    try:
+        cached = _shapes.get(fn)
+    except TypeError:  # neither hashable nor weakly referenceable: look every time
+        return _inspect(fn)
+    if cached is None:
+        cached = _shapes[fn] = _inspect(fn)
+    return cached
+
+
+def _inspect(fn: Callable[..., Any]) -> _Shape:
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except (TypeError, ValueError):  # a builtin without a signature
+        return _Shape(context=True, named=frozenset(), takes_item=False, item_name=None)
+    positional = [
+        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    rest = positional[1:] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    item = positional[1] if len(positional) > 1 else None
+    return _Shape(
+        context=bool(positional) or spread,
+        named=frozenset(p.name for p in rest if p.kind is not p.POSITIONAL_ONLY),
+        takes_item=item is not None or spread,
+        item_name=item.name if item is not None and item.kind is not item.POSITIONAL_ONLY else None,
+    )
+
+
+def require_context(fn: Callable[..., Any]) -> None:
+    """Raise TypeError if `fn` has no parameter that could take the context."""
+    if not _shape_of(fn).context:
+        name = getattr(fn, "__qualname__", repr(fn))
+        msg = (
+            f"{name}() takes no context: a process is called with ctx as its first argument. "
+            f"Write def {name}(ctx, ...), or use engine.executor() for functions of plain arguments"
+        )
+        raise TypeError(msg)
+
+
+def call_with_context(fn: Callable[..., Any], ctx: object, inputs: Mapping[str, Any]) -> Any:
+    """Call ``fn(ctx, ...)`` with the inputs that are parameters of `fn` as arguments too."""
+    require_context(fn)
+    named = _shape_of(fn).named
+    return fn(ctx, **{name: value for name, value in inputs.items() if name in named})
+
+
+def call_with_item(fn: Callable[..., Any], ctx: object, item: object) -> Any:
+    """Call ``fn(ctx, item)``, or ``fn(ctx)`` if it takes the context alone."""
+    require_context(fn)
+    return fn(ctx, item) if _shape_of(fn).takes_item else fn(ctx)
+
+
+def finish(result: Any) -> Any:
+    """Run a coroutine that a process returned to its end; anything else is returned as it is."""
+    return asyncio.run(_await(result)) if inspect.isawaitable(result) else result
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable

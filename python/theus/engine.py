@@ -1,0 +1,540 @@
+"""The engine: a heavy zone, a state, and workers that see both."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet, finalize
+
+from tqdm.auto import tqdm
+
+from theus import wire
+from theus._theus import Session, fork_generation
+from theus.context import ProcessContext
+from theus.contracts import call_with_context, contract_of, require_context
+from theus.dispatcher import CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, Dispatcher
+from theus.errors import SessionClosedError
+from theus.functions import References
+from theus.heavy import HeavyZone
+from theus.state import Frozen, State, StateStore
+from theus.tasks import LoopOutcome, Task, TaskFuture
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from theus.functions import Reference
+
+__all__ = ["MapResults", "TheusEngine"]
+
+_engines: WeakSet[TheusEngine] = WeakSet()
+
+
+class TheusEngine:
+    """Runs processes beside shared state, in this process or in workers that copy nothing.
+
+    Parameters
+    ----------
+    domain : mapping of str to object, optional
+        The first domain state. Values are pickled, so later changes to them do not show.
+    workers : int, optional
+        How many worker processes at most. The default is the number of cores this process may use.
+        They start when there is work for them.
+    heavy_limit : int, optional
+        How many bytes of shared memory the heavy zone may reserve; what older snapshots and running
+        tasks still hold counts. The default is what the machine has.
+
+    Raises
+    ------
+    ValueError
+        If `workers` or `heavy_limit` is not positive.
+
+    Notes
+    -----
+    Use it as a context manager, synchronous or asynchronous, or call :meth:`close`; without
+    either it is closed when it is collected or the interpreter ends. Views outlive it. If this
+    process is killed, its workers remove what it left.
+
+    A forked child of this process owns nothing: there the engine is closed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> with TheusEngine({"scale": 10}, workers=1) as engine:
+    ...     _ = engine.heavy.put("x", np.arange(5))
+    ...     future = engine.submit(lambda ctx, k: k * ctx.domain.scale * int(ctx.heavy["x"].sum()), k=2)
+    ...     future.result()
+    200
+    """
+
+    def __init__(
+        self,
+        domain: Mapping[str, Any] | None = None,
+        *,
+        workers: int | None = None,
+        heavy_limit: int | None = None,
+    ) -> None:
+        cores = len(os.sched_getaffinity(0))
+        count = cores if workers is None else workers
+        if count < 1:
+            msg = f"workers must be at least 1, not {workers}"
+            raise ValueError(msg)
+        if heavy_limit is not None and heavy_limit < 1:
+            msg = f"heavy_limit is a number of bytes, at least 1, not {heavy_limit}"
+            raise ValueError(msg)
+        self._session = Session.create(heavy_limit=heavy_limit)
+        self._generation = fork_generation()
+        self._store = StateStore(self._session)
+        self._references = References(self._pin)
+        self._dispatcher = Dispatcher(
+            self._session.id, count, max(1, cores // count), self._references
+        )
+        self._heavy = HeavyZone(self._session, self._store, self._dispatcher.release)
+        self._workers = count
+        self._finalizer = finalize(
+            self,
+            _close,
+            self._generation,
+            self._session,
+            self._store,
+            self._dispatcher,
+            self._heavy.clear,
+        )
+        _engines.add(self)
+        if domain:
+            self.compare_and_swap(0, domain=domain)
+
+    # --- state ---
+
+    @property
+    def heavy(self) -> HeavyZone:
+        """The heavy zone: named arrays in shared memory."""
+        return self._heavy
+
+    @property
+    def state(self) -> State:
+        """The current state, an immutable snapshot."""
+        return self._store.current
+
+    @property
+    def workers(self) -> int:
+        """How many worker processes the engine uses at most."""
+        return self._workers
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The process ids of the workers that run now."""
+        return self._dispatcher.worker_pids
+
+    def compare_and_swap(
+        self,
+        version: int,
+        domain: Mapping[str, Any] | None = None,
+        heavy: Mapping[str, Any] | None = None,
+        *,
+        strict: bool = False,
+    ) -> State:
+        """Change the state, unless what is written was changed by somebody else since `version`.
+
+        Parameters
+        ----------
+        version : int
+            The version of the state that the changes were computed from.
+        domain : mapping of str to object, optional
+            Domain keys to set; other keys stay. Values are pickled now. ``None`` is a value.
+        heavy : mapping of str to array, optional
+            Heavy keys to set. Arrays that ``alloc`` made are published, under this key as well as
+            under their own name, and read-only from then on. Views of entries stay views. Other
+            numpy arrays are copied in. ``None`` removes the key.
+        strict : bool, default False
+            Whether any change since `version` is a conflict, not only one of the same keys.
+
+        Returns
+        -------
+        State
+            The new state.
+
+        Raises
+        ------
+        StateConflictError
+            On a conflict; the state is as it was.
+        UnpicklableError
+            If a domain value cannot be pickled; the message names the path to it.
+        """
+        self._check_open()
+        frozen = {key: self._freeze(key, value) for key, value in (domain or {}).items()}
+        return self._heavy.swap(version, frozen, heavy or {}, strict=strict)
+
+    # --- running ---
+
+    async def execute(
+        self, fn: Callable[..., Any], /, *, timeout: float | None = None, **inputs: Any
+    ) -> Any:
+        """Run a process and return its result.
+
+        Parameters
+        ----------
+        fn : callable
+            The process. One marked ``@process(parallel=True)`` runs in a worker with a
+            ``ParallelContext``; any other runs here, with a ``ProcessContext``, and blocks the
+            event loop unless it is a coroutine function.
+        timeout : float, optional
+            Seconds after which a parallel process is stopped.
+        **inputs
+            Found in ``ctx.input``; those that are parameters of `fn` are passed to it as well.
+
+        Returns
+        -------
+        object
+            What `fn` returned. Arrays of the heavy zone in it come back as views.
+
+        Raises
+        ------
+        TimeoutError
+            If it did not end in time; it has been stopped then.
+        WorkerDiedError
+            If its worker died.
+        UnpicklableError
+            If `fn` or an input cannot be sent.
+        ValueError
+            If `timeout` is given for a process that runs here.
+        Exception
+            Whatever `fn` raised, with the worker's traceback as its cause.
+
+        Notes
+        -----
+        Cancelling the await stops the process: SIGINT, and SIGKILL 100 ms later.
+        """
+        if not contract_of(fn).parallel:
+            return await self._execute_here(fn, timeout, inputs)
+        loop = asyncio.get_running_loop()
+        outcome = LoopOutcome(loop)
+        task = self._task(fn, CALL_CONTEXT, inputs, outcome, timeout)
+        self._dispatcher.attach(loop)
+        self._dispatcher.submit(task, attended=True)
+        timer = None
+        if timeout is not None:
+            timer = loop.call_later(timeout, self._dispatcher.time_out, task)
+        try:
+            return await outcome.future
+        except asyncio.CancelledError:
+            self._dispatcher.cancel(task)
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def submit(
+        self, fn: Callable[..., Any], /, *, timeout: float | None = None, **inputs: Any
+    ) -> TaskFuture[Any]:
+        """Send a process to a worker, marked parallel or not.
+
+        Parameters
+        ----------
+        fn, timeout, **inputs
+            As for :meth:`execute`.
+
+        Returns
+        -------
+        TaskFuture
+            A ``concurrent.futures.Future``. Cancelling it stops a running task, and ``result()``
+            may be called inside a running event loop, as in a notebook cell.
+        """
+        future: TaskFuture[Any] = TaskFuture(self._dispatcher)
+        future.task = self._task(fn, CALL_CONTEXT, inputs, future, timeout)
+        self._dispatcher.submit(future.task, attended=False)
+        return future
+
+    def map(
+        self, fn: Callable[..., Any], items: Iterable[Any], *, progress: bool = False
+    ) -> MapResults:
+        """Run a process once for each item, in the workers.
+
+        Parameters
+        ----------
+        fn : callable
+            Called as ``fn(ctx, item)``, or as ``fn(ctx)`` with ``ctx.input.item`` if it takes the
+            context alone.
+        items : iterable
+            Read as results are taken, a bounded number ahead.
+        progress : bool, default False
+            Whether to show a progress bar.
+
+        Returns
+        -------
+        MapResults
+            The results in the order of the items, for ``for`` and ``async for``. All tasks see the
+            state of this moment.
+
+        Raises
+        ------
+        TypeError
+            If `fn` takes no context.
+        """
+        require_context(fn)
+        self._check_open()
+        reference, state = self._references.of(fn), self._store.current
+
+        def send(item: object) -> TaskFuture[Any]:
+            inputs, pins = wire.dumps(item, self._pin, label="item")
+            future: TaskFuture[Any] = TaskFuture(self._dispatcher)
+            future.task = Task(reference, state, CALL_ITEM, inputs, pins, future, None)
+            self._dispatcher.submit(future.task, attended=False)
+            return future
+
+        return MapResults(send, items, ahead=max(64, 4 * self._workers), progress=progress)
+
+    def executor(self) -> Executor:
+        """Return a ``concurrent.futures.Executor`` over the same workers.
+
+        It calls ``fn(*args, **kwargs)`` without a context and keeps the standard library's rules:
+        what runs cannot be cancelled, and ``shutdown`` waits. It does not close the engine.
+        """
+
+        def send(fn: Callable[..., Any], arguments: object) -> Future[Any]:
+            future: TaskFuture[Any] = TaskFuture(self._dispatcher, stoppable=False)
+            future.task = self._task(fn, CALL_PLAIN, arguments, future, None)
+            self._dispatcher.submit(future.task, attended=False)
+            return future
+
+        return _EngineExecutor(send)
+
+    # --- end ---
+
+    def close(self) -> None:
+        """End the workers and remove everything the engine put into shared memory.
+
+        Tasks that are not done fail with SessionClosedError. Views stay valid. Idempotent.
+        """
+        self._finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the engine; without an exception, wait for what was submitted first."""
+        if kind is None and self._finalizer.alive and fork_generation() == self._generation:
+            self._dispatcher.finish()
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the engine; without an exception, wait for what was submitted first."""
+        self.__exit__(kind, error, traceback)
+
+    def __repr__(self) -> str:
+        if not self._finalizer.alive:
+            return "TheusEngine(closed)"
+        return f"TheusEngine(session={self._session.id!r}, workers={self._workers})"
+
+    # --- inside ---
+
+    def _pin(self, name: str) -> object | None:
+        return self._heavy.pin(name)
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive or self._session.closed:
+            msg = (
+                "this engine is closed, or was made before this process was forked: "
+                "make a new TheusEngine"
+            )
+            raise SessionClosedError(msg)
+
+    def _freeze(self, key: object, value: object) -> Frozen:
+        if not isinstance(key, str):
+            msg = f"domain keys are str, not {type(key).__name__}: {key!r}"
+            raise TypeError(msg)
+        return Frozen(*wire.dumps(value, self._pin, label=f"domain[{key!r}]"))
+
+    def _task(
+        self,
+        fn: Callable[..., Any],
+        call: int,
+        inputs: object,
+        outcome: LoopOutcome | TaskFuture[Any],
+        timeout: float | None,
+    ) -> Task:
+        if call == CALL_CONTEXT:
+            require_context(fn)
+        self._check_open()
+        reference: Reference = self._references.of(fn)
+        data, pins = wire.dumps(inputs, self._pin, label="inputs")
+        return Task(reference, self._store.current, call, data, pins, outcome, timeout)
+
+    async def _execute_here(
+        self, fn: Callable[..., Any], timeout: float | None, inputs: Mapping[str, Any]
+    ) -> Any:
+        self._check_open()
+        if timeout is not None and not inspect.iscoroutinefunction(fn):
+            msg = (
+                "timeout= can stop only what runs in a worker: "
+                "mark the function @process(parallel=True), or use engine.submit"
+            )
+            raise ValueError(msg)
+        state = self._store.current
+        result = call_with_context(fn, ProcessContext(state.domain, inputs, state.heavy), inputs)
+        if inspect.isawaitable(result):
+            return await asyncio.wait_for(_awaited(result), timeout)
+        return result
+
+
+async def _awaited(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class MapResults(Iterator[Any], AsyncIterator[Any]):
+    """The results of ``engine.map``, in order, for ``for`` and ``async for``.
+
+    Items are taken from their iterable as results are taken from here, so that a bounded number is
+    in flight. An exception ends the iteration and cancels what is in flight, as does :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[object], TaskFuture[Any]],
+        items: Iterable[Any],
+        *,
+        ahead: int,
+        progress: bool,
+    ) -> None:
+        self._send = send
+        self._items = iter(items)
+        self._ahead = ahead
+        self._flight: deque[TaskFuture[Any]] = deque()
+        total = len(items) if hasattr(items, "__len__") else None  # pyright: ignore[reportArgumentType]
+        self._bar = tqdm(total=total) if progress else None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        """Return the next item's result, waiting for it."""
+        future = self._next_future()
+        if future is None:
+            raise StopIteration
+        with self._watching():
+            return future.result()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next item's result without blocking the event loop."""
+        future = self._next_future()
+        if future is None:
+            raise StopAsyncIteration
+        with self._watching():
+            return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Cancel what is in flight and take no further items."""
+        self._items = iter(())
+        while self._flight:
+            self._flight.pop().cancel()
+        if self._bar is not None:
+            self._bar.close()
+
+    def __del__(self) -> None:
+        """Stop tasks whose results nobody will take."""
+        self.close()
+
+    def _next_future(self) -> TaskFuture[Any] | None:
+        while len(self._flight) < self._ahead:
+            try:
+                self._flight.append(self._send(next(self._items)))
+            except StopIteration:
+                break
+        if not self._flight:
+            self.close()
+            return None
+        return self._flight.popleft()
+
+    def _watching(self) -> _Watch:
+        return _Watch(self)
+
+    def advance(self, *, failed: bool) -> None:
+        """Count a result that was taken."""
+        if failed:
+            self.close()
+        elif self._bar is not None:
+            self._bar.update()
+
+
+class _Watch:
+    __slots__ = ("_results",)
+
+    def __init__(self, results: MapResults) -> None:
+        self._results = results
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._results.advance(failed=kind is not None)
+
+
+class _EngineExecutor(Executor):
+    """The engine's workers behind the standard library's interface."""
+
+    def __init__(self, send: Callable[[Callable[..., Any], object], Future[Any]]) -> None:
+        self._send = send
+        self._futures: WeakSet[Future[Any]] = WeakSet()
+        self._shut = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self._shut:
+            msg = "cannot schedule new futures after shutdown"
+            raise RuntimeError(msg)
+        future = self._send(fn, (args, kwargs))
+        self._futures.add(future)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the standard library's signature
+        self._shut = True
+        for future in list(self._futures):
+            if cancel_futures:
+                future.cancel()
+            if wait and not future.cancelled():
+                future.exception()
+
+
+def _close(
+    generation: int,
+    session: Session,
+    store: StateStore,
+    dispatcher: Dispatcher,
+    clear: Callable[[], None],
+) -> None:
+    if fork_generation() != generation:
+        return
+    dispatcher.close()
+    clear()
+    store.clear()
+    session.close()
+
+
+def _abandon_engines() -> None:
+    for engine in list(_engines):
+        engine._dispatcher.abandon()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+os.register_at_fork(after_in_child=_abandon_engines)
+

@@ -1,0 +1,157 @@
+"""Every exception that theus raises on purpose, in one place.
+
+Each class is also the builtin whose meaning it shares, so that ``except MemoryError`` or ``except
+FileNotFoundError`` in code that has never heard of theus still does the right thing.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal as signals
+from concurrent.futures import BrokenExecutor
+
+__all__ = [
+    "EntryNotFoundError",
+    "HeavyZoneFullError",
+    "InvalidSegmentError",
+    "ProtocolError",
+    "RemoteError",
+    "RemoteTraceback",
+    "SegmentNotFoundError",
+    "SessionClosedError",
+    "StaleSegmentError",
+    "StateConflictError",
+    "TheusError",
+    "UnpicklableError",
+    "UnpublishedError",
+    "UnsupportedDtypeError",
+    "WorkerDiedError",
+]
+
+
+class TheusError(Exception):
+    """Base class of every error of this package."""
+
+
+class SegmentNotFoundError(TheusError, FileNotFoundError):
+    """No segment has this name or path."""
+
+
+class EntryNotFoundError(TheusError, KeyError):
+    """The heavy zone, or a snapshot of it, has no entry with this name."""
+
+    def __str__(self) -> str:
+        """Return the message itself: KeyError would show its repr."""
+        return str(self.args[0]) if self.args else ""
+
+
+class StaleSegmentError(TheusError, LookupError):
+    """A handle outlived its segment: the session ended or the entry was freed."""
+
+
+class HeavyZoneFullError(TheusError, MemoryError):
+    """A reservation does not fit: into ``heavy_limit``, shared memory, or the control group."""
+
+
+class InvalidSegmentError(TheusError, ValueError):
+    """The bytes of a segment are not what its format promises."""
+
+
+class UnpublishedError(TheusError, ValueError):
+    """The operation needs a published entry, and this one is still being written."""
+
+
+class SessionClosedError(TheusError, RuntimeError):
+    """The engine is closed, or this process is a forked child, which owns nothing."""
+
+
+class UnsupportedDtypeError(TheusError, TypeError):
+    """A numpy dtype that cannot lie in shared memory, such as one with Python objects in it."""
+
+
+class UnpicklableError(TheusError, pickle.PicklingError):
+    """An input, a domain value, a function or a result that cannot be sent to another process."""
+
+
+class ProtocolError(TheusError, RuntimeError):
+    """A dispatcher frame does not follow ``schemas/frames.json``."""
+
+
+class StateConflictError(TheusError):
+    """A ``compare_and_swap`` met keys that changed since the version it was computed from.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        The keys in conflict, as ``domain.<key>`` or ``heavy.<key>``.
+    expected : int
+        The version the caller started from.
+    current : int
+        The version it met.
+    """
+
+    def __init__(self, keys: tuple[str, ...], expected: int, current: int) -> None:
+        self.keys = keys
+        self.expected = expected
+        self.current = current
+        changed = ", ".join(keys) if keys else "the state"
+        super().__init__(
+            f"{changed} changed between version {expected} and version {current}: "
+            "read engine.state again, redo the change on it and swap with its version"
+        )
+
+    def __reduce__(self) -> tuple[type[StateConflictError], tuple[tuple[str, ...], int, int]]:
+        return type(self), (self.keys, self.expected, self.current)
+
+
+class WorkerDiedError(TheusError, BrokenExecutor):
+    """The worker process died while it ran this task; no other task is affected.
+
+    Attributes
+    ----------
+    task : str
+        The function that ran.
+    pid : int
+        The worker that died.
+    signal : int or None
+        The signal that ended it.
+    exit_code : int or None
+        Its exit code, if it was no signal.
+    trace : str
+        The Python stack at the moment of a fatal signal, as written by faulthandler.
+    """
+
+    def __init__(self, task: str, pid: int, status: int, trace: str = "") -> None:
+        self.task = task
+        self.pid = pid
+        self.status = status
+        self.signal = -status if status < 0 else None
+        self.exit_code = status if status >= 0 else None
+        self.trace = trace
+        if self.signal is None:
+            how = f"left with exit code {status}"
+        else:
+            try:
+                how = f"was killed by {signals.Signals(self.signal).name}"
+            except ValueError:
+                how = f"was killed by signal {self.signal}"
+        message = f"worker {pid} {how} while it ran {task}"
+        super().__init__(f"{message}\n\n{trace}" if trace else message)
+
+    def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[str, int, int, str]]:
+        return type(self), (self.task, self.pid, self.status, self.trace)
+
+
+class RemoteTraceback(Exception):  # noqa: N818 - a cause to be printed, never raised by itself
+    """The traceback of an exception as it was in the worker; the cause of the one raised here."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+class RemoteError(TheusError, RuntimeError):
+    """Stands for a worker's exception that could not itself be sent."""

@@ -1,0 +1,343 @@
+"""How a function travels: by reference if the worker can import the same code, else by value.
+
+A function never runs stale. One that is importable is sent as module and qualname, with a digest of
+its code and a stamp for every source module it leans on; the worker imports a module again when its
+stamp moved, and asks for the function by value when what it imported is still not the caller's. The
+caller watches the globals that the function reads: once one of them is rebound here, the function
+goes by value too. Functions of ``__main__``, notebooks and lambdas always do: they are pickled at
+each call, and the worker keeps what it unpickled by the pickle's digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import marshal
+import os
+import pickle
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import cloudpickle
+
+from theus.errors import UnpicklableError
+from theus.wire import PROTOCOL, Pins, dumps, loads
+
+__all__ = ["BY_REFERENCE", "BY_VALUE", "Reference", "References", "StaleReferenceError", "resolve"]
+
+BY_REFERENCE = 0
+BY_VALUE = 1
+
+Stamp = tuple[int, int]
+"""Modification time in nanoseconds and size in bytes of a module's source file."""
+
+_MARSHAL_VERSION = 2  # without back references, whose layout depends on reference counts
+_LIBRARIES = tuple(
+    {
+        os.path.realpath(path) + os.sep
+        for name in ("stdlib", "platstdlib", "purelib", "platlib")
+        if (path := sysconfig.get_paths().get(name))
+    }
+)
+_by_value_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A function ready to be sent.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    form : int
+        ``BY_REFERENCE`` or ``BY_VALUE``.
+    definition : bytes
+        The attachment of the FUNCTION frame.
+    function : callable
+        The function, so that a worker that cannot import it gets it by value.
+    pins : list
+        Entries that the definition refers to.
+    """
+
+    name: str
+    form: int
+    definition: bytes
+    function: Callable[..., Any]
+    pins: Pins = field(default_factory=list[object])
+
+
+@dataclass(slots=True)
+class _Importable:
+    """An importable function as it was first sent, and what must not change for that to hold."""
+
+    reference: Reference
+    bindings: list[tuple[dict[str, Any], str, object]]
+    specs: list[tuple[str, object]]
+    by_value: bool = False
+
+    def unchanged(self) -> bool:
+        return all(space.get(name, _MISSING) is value for space, name, value in self.bindings)
+
+    def reloaded(self) -> bool:
+        return any(_spec_of(name) is not spec for name, spec in self.specs)
+
+
+_MISSING = object()
+
+
+class References:
+    """The caller's side: makes the reference of a function for each call."""
+
+    def __init__(self, pin: Callable[[str], object | None]) -> None:
+        self._pin = pin
+        self._importable: WeakKeyDictionary[Callable[..., Any], _Importable] = WeakKeyDictionary()
+        self._stamps: dict[str, tuple[object, Stamp | None]] = {}
+
+    def of(self, function: Callable[..., Any]) -> Reference:
+        """Return `function` ready to be sent, as it is at this moment.
+
+        Raises
+        ------
+        UnpicklableError
+            If it has to go by value and refers to something that cannot be pickled.
+        """
+        if not isinstance(function, FunctionType):
+            return self.by_value(function)
+        known = self._importable.get(function)
+        if known is None or known.reloaded():
+            if not _is_importable(function):
+                return self.by_value(function)
+            known = self._importable[function] = self._watch(function)
+        if known.by_value:
+            return self.by_value(function)
+        if known.unchanged():
+            return known.reference
+        try:
+            return self.by_value(function)
+        except UnpicklableError:
+            # A module that rebinds a global to a connection or a lock keeps it to itself.
+            return known.reference
+
+    def send_by_value(self, function: Callable[..., Any]) -> Reference:
+        """Return `function` by value, now and at every later call: a worker could not import it."""
+        known = self._importable.get(function) if isinstance(function, FunctionType) else None
+        if known is not None:
+            known.by_value = True
+        return self.by_value(function)
+
+    def by_value(self, function: Callable[..., Any]) -> Reference:
+        """Return `function` pickled with the globals it reads."""
+        name = name_of(function)
+        modules: set[str] = set()
+        home = sys.modules.get(getattr(function, "__module__", None) or "")
+        with _by_value_lock:
+            force = isinstance(function, FunctionType) and home is not None and home.__name__ != "__main__"
+            if force and home is not None:
+                cloudpickle.register_pickle_by_value(home)
+            try:
+                payload, pins = dumps(function, self._pin, label=f"function {name}", modules=modules)
+            finally:
+                if force and home is not None:
+                    cloudpickle.unregister_pickle_by_value(home)
+        modules.update(_modules_read_by(function))
+        if home is not None and force:
+            modules.discard(home.__name__)
+        definition = pickle.dumps((self._stamps_of(modules), payload), PROTOCOL)
+        return Reference(name, BY_VALUE, definition, function, pins)
+
+    def _watch(self, function: FunctionType) -> _Importable:
+        bindings: list[tuple[dict[str, Any], str, object]] = []
+        for reader in _same_module(function):
+            bindings += [
+                (reader.__globals__, name, reader.__globals__.get(name, _MISSING))
+                for name in _names(reader.__code__)
+                if name in reader.__globals__
+            ]
+        modules = {function.__module__, *_modules_read_by(function)}
+        stamps = self._stamps_of(modules)
+        definition = json.dumps(
+            {
+                "module": function.__module__,
+                "qualname": function.__qualname__,
+                "code": code_digest(function),
+                "modules": stamps,
+            },
+            separators=(",", ":"),
+        )
+        specs = [(name, _spec_of(name)) for name in stamps]
+        reference = Reference(name_of(function), BY_REFERENCE, definition.encode(), function)
+        return _Importable(reference, bindings, specs)
+
+    def _stamps_of(self, modules: set[str]) -> dict[str, Stamp | None]:
+        """Return the stamp of each of `modules` that is the user's source, as loaded here.
+
+        The stamp belongs to the module's spec, which importing or reloading it makes anew: a file
+        that was edited but not reloaded keeps the stamp of the code that runs here.
+        """
+        stamps: dict[str, Stamp | None] = {}
+        for name in sorted(modules):
+            spec = _spec_of(name)
+            if spec is None or not _is_user_source(spec):
+                continue
+            known = self._stamps.get(name)
+            if known is None or known[0] is not spec:
+                known = self._stamps[name] = (spec, _stamp(spec.origin))
+            stamps[name] = known[1]
+        return stamps
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Return ``module.qualname`` for messages."""
+    qualname = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', '?')}.{qualname}"
+
+
+def code_digest(function: Callable[..., Any]) -> str:
+    """Return a digest of the code `function` runs, and of what it wraps, equal in every process."""
+    digest = hashlib.blake2b(digest_size=16)
+    while True:
+        code = getattr(function, "__code__", None)
+        if isinstance(code, CodeType):
+            digest.update(marshal.dumps(code, _MARSHAL_VERSION))
+        wrapped = getattr(function, "__wrapped__", None)
+        if wrapped is None:
+            return digest.hexdigest()
+        function = wrapped
+
+
+def _is_importable(function: FunctionType) -> bool:
+    module = sys.modules.get(function.__module__ or "")
+    if module is None or module.__name__ == "__main__" or getattr(module, "__spec__", None) is None:
+        return False
+    found: Any = module
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _same_module(function: FunctionType) -> list[FunctionType]:
+    """Return `function` and the functions of its module that it may call, through classes too."""
+    found: dict[int, FunctionType] = {}
+    todo: list[object] = [function, getattr(function, "__wrapped__", None)]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, type):
+            if item.__module__ == function.__module__:
+                todo += [part for part in vars(item).values() if isinstance(part, FunctionType)]
+        elif isinstance(item, FunctionType) and id(item) not in found:
+            if item.__globals__ is not function.__globals__:
+                continue
+            found[id(item)] = item
+            todo += [item.__globals__.get(name) for name in _names(item.__code__)]
+    return list(found.values())
+
+
+def _modules_read_by(function: Callable[..., Any]) -> set[str]:
+    """Return the loaded modules whose names the code mentions, imports in its body included."""
+    if not isinstance(function, FunctionType):
+        return set()
+    modules: set[str] = set()
+    for reader in _same_module(function):
+        for name in _names(reader.__code__):
+            value = reader.__globals__.get(name)
+            if isinstance(value, ModuleType):
+                modules.add(value.__name__)
+            elif isinstance(value, FunctionType | type):
+                modules.add(value.__module__)
+            elif name in sys.modules:
+                modules.add(name)
+    modules.discard("__main__")
+    return modules
+
+
+def _spec_of(module: str) -> Any:
+    return getattr(sys.modules.get(module), "__spec__", None)
+
+
+def _is_user_source(spec: Any) -> bool:
+    origin = getattr(spec, "origin", None)
+    if not isinstance(origin, str) or not origin.endswith(".py"):
+        return False
+    return not os.path.realpath(origin).startswith(_LIBRARIES)
+
+
+def _stamp(origin: str) -> Stamp | None:
+    try:
+        status = os.stat(origin)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+# --- the worker's side -------------------------------------------------------------------------
+
+
+class StaleReferenceError(Exception):
+    """What the worker can import is not the caller's function: it has to come by value."""
+
+
+_loaded: dict[str, Stamp | None] = {}
+_STARTED_NS = time.time_ns()
+
+
+def resolve(form: int, definition: bytes) -> Callable[..., Any]:
+    """Return the function of a FUNCTION frame.
+
+    Raises
+    ------
+    StaleReferenceError
+        If it came by reference and this process cannot import the very same code.
+    """
+    if form == BY_VALUE:
+        stamps, payload = loads(definition)
+        for name, stamp in stamps.items():
+            _refresh(name, stamp)
+        return loads(payload)
+    reference = json.loads(definition)
+    try:
+        for name, stamp in reference["modules"].items():
+            _refresh(name, stamp and tuple(stamp))
+        found: Any = importlib.import_module(reference["module"])
+        for part in reference["qualname"].split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        msg = f"{reference['module']}.{reference['qualname']} cannot be imported in the worker"
+        raise StaleReferenceError(msg) from error
+    if code_digest(found) != reference["code"]:
+        msg = f"{reference['module']}.{reference['qualname']} is other code in the worker"
+        raise StaleReferenceError(msg)
+    return found
+
+
+def _refresh(name: str, stamp: Stamp | None) -> None:
+    """Import module `name` again if the caller's was loaded from another state of its source."""
+    fresh = name not in sys.modules
+    module = importlib.import_module(name)
+    now = _stamp(module.__spec__.origin) if module.__spec__ and module.__spec__.origin else None
+    if fresh or name not in _loaded:
+        # What another module imported was read from this state of the file only if the file is
+        # older than this process.
+        _loaded[name] = now if fresh or (now is not None and now[0] < _STARTED_NS) else None
+    if stamp is None or now is None or stamp == _loaded[name] or now == _loaded[name]:
+        return
+    # From the source itself: bytecode caches compare whole seconds and would serve old code.
+    spec: Any = module.__spec__
+    code = spec.loader.source_to_code(spec.loader.get_data(spec.origin), spec.origin)
+    exec(code, module.__dict__)  # noqa: S102 - that is what importing does
+    _loaded[name] = now

@@ -1,0 +1,479 @@
+"""The heavy zone: managed shared memory under names, ``engine.heavy``.
+
+An entry is written until it is published and never again after. ``alloc`` makes drafts, which only
+this process sees; ``put``, ``seal`` and the engine's ``compare_and_swap`` publish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from weakref import ref
+
+import numpy as np
+
+from theus import array
+from theus.array import ShmArray, handle_of, tensor_layout, view_segment
+from theus.entry import Entry, find_entry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, DTypeLike
+
+    from theus._theus import Segment, Session
+    from theus.state import State, StateStore
+
+__all__ = ["HeavyStats", "HeavyZone"]
+
+Array = np.ndarray[Any, Any]
+
+
+class HeavyStats(TypedDict):
+    """What :meth:`HeavyZone.stats` reports; sizes are bytes of shared memory."""
+
+    session: str
+    entries: int
+    drafts: int
+    published_bytes: int
+    draft_bytes: int
+    pinned_bytes: int
+    used_bytes: int
+    limit_bytes: int | None
+
+
+class _Draft:
+    """An allocated entry that is still being written, and the array that was handed out."""
+
+    __slots__ = ("address", "array", "entry")
+
+    def __init__(self, entry: Entry, written: ShmArray) -> None:
+        self.entry = entry
+        self.array = ref(written)
+        self.address = entry.segment.buffer().address
+
+    def view(self) -> ShmArray:
+        held = self.array()
+        if held is None:
+            held = view_segment(self.entry.segment)
+            self.array = ref(held)
+        return held
+
+    def holds(self, low: int) -> bool:
+        return self.address <= low < self.address + self.entry.segment.length_bytes
+
+
+class HeavyZone(Mapping[str, ShmArray]):
+    """Named arrays in managed shared memory.
+
+    As a mapping it shows the published entries of the engine's current state, read-only, and the
+    drafts of names that were not published yet, writable. Names are removed automatically; nothing
+    has to be unlinked.
+
+    Examples
+    --------
+    >>> from theus import TheusEngine
+    >>> with TheusEngine() as engine:
+    ...     squares = engine.heavy.alloc("squares", shape=4, dtype="i8")
+    ...     squares[:] = np.arange(4) ** 2
+    ...     sealed = engine.heavy.seal("squares")
+    >>> sealed.tolist(), sealed.flags.writeable
+    ([0, 1, 4, 9], False)
+    """
+
+    def __init__(
+        self, session: Session, store: StateStore, released: Callable[[int], None]
+    ) -> None:
+        self._session = session
+        self._store = store
+        self._released = released
+        self._drafts: dict[str, _Draft] = {}
+        self._watched: dict[int, ref[Segment]] = {}
+
+    # --- making entries ---
+
+    def alloc(
+        self,
+        name: str,
+        shape: int | tuple[int, ...],
+        dtype: DTypeLike = np.float64,
+        order: Literal["C", "F"] = "C",
+        *,
+        mutable: bool = False,
+    ) -> ShmArray:
+        """Allocate a zero-filled array to be written in place.
+
+        Parameters
+        ----------
+        name : str
+            The entry's name, up to 190 bytes of UTF-8. An existing entry of that name is replaced
+            when this one is published, not before.
+        shape : int or tuple of int
+            Items in each dimension; ``()`` is a single value.
+        dtype : dtype_like, default float64
+            Any numpy dtype without Python objects.
+        order : {"C", "F"}, default "C"
+            Row-major or column-major.
+        mutable : bool, default False
+            Publish at once and never seal: workers read while this process goes on writing. Such
+            an entry is outside the promise of snapshots, and readers may see half a write.
+
+        Returns
+        -------
+        ShmArray
+            Writable until it is published by ``seal``, ``compare_and_swap`` or by being put into a
+            state. It is the shared memory itself; nothing is copied later.
+
+        Raises
+        ------
+        HeavyZoneFullError
+            If the space cannot be reserved; nothing is left behind.
+        UnsupportedDtypeError
+            If `dtype` holds Python objects.
+
+        Notes
+        -----
+        A write that arrives after publication, through a view made before it, goes to a private
+        copy of the page: it neither crashes nor reaches a reader.
+        """
+        _check_name(name)
+        if order not in ("C", "F"):
+            msg = f"order must be 'C' or 'F', not {order!r}"
+            raise ValueError(msg)
+        dims = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+        layout, element, text, trailing = tensor_layout(dims, np.dtype(dtype))
+        segment = self._session.alloc_tensor(
+            name,
+            layout,
+            element,
+            dtype=text,
+            fortran=order == "F",
+            trailing_bytes=trailing,
+            mutable=mutable,
+        )
+        self._watch(segment)
+        entry = Entry(name, segment)
+        written = view_segment(segment)
+        with self._store.lock:
+            if mutable:
+                self._store.commit({}, {name: entry})
+            else:
+                self._drafts[name] = _Draft(entry, written)
+        return written
+
+    def put(self, name: str, obj: ArrayLike) -> ShmArray:
+        """Copy an array into the zone, sealed and published.
+
+        Parameters
+        ----------
+        name : str
+            The entry's name; an entry that has it is replaced.
+        obj : ndarray
+            The data, of any dtype without Python objects, in any memory order. Fortran order is
+            kept; anything that is neither is stored row-major.
+
+        Returns
+        -------
+        ShmArray
+            A read-only view of the entry; valid for as long as it is held.
+
+        Raises
+        ------
+        TypeError
+            If `obj` is not a numpy array or scalar.
+        HeavyZoneFullError, UnsupportedDtypeError
+            As for :meth:`alloc`.
+
+        Notes
+        -----
+        One copy, made by several threads without the GIL when the source is contiguous.
+        """
+        _check_name(name)
+        if isinstance(obj, np.ma.MaskedArray):
+            msg = f"put({name!r}): a masked array is two arrays; put .data and .mask separately"
+            raise TypeError(msg)
+        if not isinstance(obj, np.ndarray | np.generic):
+            msg = (
+                f"put({name!r}) takes numpy arrays, not {type(obj).__name__}: "
+                "pass np.asarray(...) of it"
+            )
+            raise TypeError(msg)
+        source = np.asarray(obj)
+        entry = Entry(name, self._copy_in(name, source))
+        with self._store.lock:
+            self._publish({name: entry})
+            self._drafts.pop(name, None)
+        return entry.view()
+
+    def seal(self, name: str) -> ShmArray:
+        """Publish the draft `name`: from now on nobody can write it, this process included.
+
+        Sealing what is published already changes nothing.
+
+        Returns
+        -------
+        ShmArray
+            A read-only view of the entry. Nothing is copied, unless this process forked since the
+            allocation: a forked child could still write the old pages.
+
+        Raises
+        ------
+        EntryNotFoundError
+            If there is no such entry.
+        """
+        with self._store.lock:
+            draft = self._drafts.get(name)
+            if draft is None:
+                return find_entry(self._store.current.entries, name).view()
+            self._publish({name: draft.entry})
+            return draft.entry.view()
+
+    def free(self, name: str) -> None:
+        """Remove entry `name`, under all the names it was published as.
+
+        Views and held snapshots stay valid; the memory returns when the last of them is gone.
+
+        Raises
+        ------
+        EntryNotFoundError
+            If there is no such entry.
+        """
+        with self._store.lock:
+            draft = self._drafts.pop(name, None)
+            entries = self._store.current.entries
+            if draft is not None and name not in entries:
+                return
+            found = find_entry(entries, name)
+            self._store.commit({}, {key: None for key, entry in entries.items() if entry is found})
+
+    # --- looking at them ---
+
+    def path(self, name: str) -> str:
+        """Return the path of the entry's segment, which any Arrow reader can open.
+
+        Raises
+        ------
+        UnpublishedError
+            If the entry was not published yet: it has no name in the file system then.
+        EntryNotFoundError
+            If there is no such entry.
+        """
+        with self._store.lock:
+            entries = self._store.current.entries
+            if name not in entries and name in self._drafts:
+                return self._drafts[name].entry.segment.path
+            return find_entry(entries, name).segment.path
+
+    def stats(self) -> HeavyStats:
+        """Return how much shared memory is used, and for what.
+
+        Returns
+        -------
+        dict
+            ``published_bytes`` are those of the current state, ``draft_bytes`` those not published
+            yet, ``pinned_bytes`` those kept by older snapshots, running tasks or held entries.
+            ``used_bytes`` is everything that counts against ``limit_bytes``.
+        """
+        with self._store.lock:
+            entries = self._store.current.entries
+            published = {e.segment.number: e.segment.length_bytes for e in entries.values()}
+            drafts = {
+                d.entry.segment.number: d.entry.segment.length_bytes for d in self._drafts.values()
+            }
+            alive = {
+                number: segment.length_bytes
+                for number, watched in self._watched.items()
+                if (segment := watched()) is not None
+            }
+            return HeavyStats(
+                session=self._session.id,
+                entries=len(entries),
+                drafts=len(drafts),
+                published_bytes=sum(published.values()),
+                draft_bytes=sum(drafts.values()),
+                pinned_bytes=sum(
+                    size
+                    for number, size in alive.items()
+                    if number not in published and number not in drafts
+                ),
+                used_bytes=self._session.used_bytes(),
+                limit_bytes=self._session.heavy_limit,
+            )
+
+    def __getitem__(self, name: str) -> ShmArray:
+        """Return the published entry `name` read-only, or its draft, writable, if there is none.
+
+        Raises
+        ------
+        EntryNotFoundError
+            If there is no such entry.
+        """
+        with self._store.lock:
+            entries = self._store.current.entries
+            if name not in entries and name in self._drafts:
+                return self._drafts[name].view()
+            return find_entry(entries, name).view()
+
+    def __iter__(self) -> Iterator[str]:
+        with self._store.lock:
+            return iter([*self._store.current.entries, *self._only_drafts()])
+
+    def __len__(self) -> int:
+        with self._store.lock:
+            return len(self._store.current.entries) + len(self._only_drafts())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._store.current.entries or name in self._drafts
+
+    def __repr__(self) -> str:
+        return f"HeavyZone(session={self._session.id!r}, entries=[{', '.join(self)}])"
+
+    # --- for the engine ---
+
+    def swap(
+        self,
+        base: int,
+        domain: Mapping[str, Any],
+        heavy: Mapping[str, Array | None],
+        *,
+        strict: bool,
+    ) -> State:
+        """Commit a ``compare_and_swap``: publish what is a draft, put what is plain data."""
+        with self._store.lock:
+            entries: dict[str, Entry | None] = {}
+            for key, value in heavy.items():
+                _check_name(key)
+                if value is None:
+                    entries[key] = None
+                    continue
+                entry = self._entry_of(key, value)
+                if entry.name in self._drafts and self._drafts[entry.name].entry is entry:
+                    entries.setdefault(entry.name, entry)
+                entries[key] = entry
+            return self._publish(entries, domain=domain, base=base, strict=strict)
+
+    def pin(self, name: str) -> Segment | None:
+        """Return what keeps segment `name` of this session alive, None if it cannot be promised."""
+        segment = array.attached.get(name)
+        if segment is None or not segment.linked:
+            return None
+        watched = self._watched.get(segment.number)
+        return segment if watched is not None and watched() is segment else None
+
+    def clear(self) -> None:
+        """Drop the drafts: the engine is closing."""
+        self._drafts.clear()
+
+    # --- inside ---
+
+    def _only_drafts(self) -> list[str]:
+        return [name for name in self._drafts if name not in self._store.current.entries]
+
+    def _watch(self, segment: Segment) -> None:
+        number = segment.number
+
+        def gone(_: object) -> None:
+            self._watched.pop(number, None)
+            self._released(number)
+
+        self._watched[number] = ref(segment, gone)
+        array.attached[segment.name] = segment
+
+    def _copy_in(self, name: str, source: Array) -> Segment:
+        layout, element, text, trailing = tensor_layout(source.shape, source.dtype)
+        fortran = source.flags.f_contiguous and not source.flags.c_contiguous
+        if source.flags.c_contiguous or fortran:
+            flat = source.reshape(-1, order="F" if fortran else "C")
+            data = flat.view(np.uint8) if flat.nbytes else b""
+            segment = self._session.put_tensor(
+                name,
+                layout,
+                element,
+                data,  # pyright: ignore[reportArgumentType] - a buffer by protocol
+                dtype=text,
+                fortran=fortran,
+                trailing_bytes=trailing,
+            )
+        else:
+            segment = self._session.alloc_tensor(
+                name, layout, element, dtype=text, trailing_bytes=trailing
+            )
+            view_segment(segment)[...] = source
+        self._watch(segment)
+        return segment
+
+    def _publish(
+        self,
+        entries: Mapping[str, Entry | None],
+        *,
+        domain: Mapping[str, Any] | None = None,
+        base: int | None = None,
+        strict: bool = False,
+    ) -> State:
+        def publish() -> None:
+            for entry in entries.values():
+                if entry is not None:
+                    self._seal(entry)
+
+        return self._store.commit(
+            domain or {}, entries, base=base, strict=strict, publish=publish
+        )
+
+    def _seal(self, entry: Entry) -> None:
+        segment = entry.segment
+        if not segment.published:
+            self._session.publish(segment)
+        for name, draft in list(self._drafts.items()):
+            if draft.entry.segment is segment:
+                written = draft.array()
+                if written is not None:
+                    written.flags.writeable = False
+                del self._drafts[name]
+
+    def _entry_of(self, key: str, value: Array) -> Entry:
+        """Return the entry that `value` is, the view of one that it is, or plain data put anew."""
+        if not isinstance(value, np.ndarray | np.generic):
+            msg = (
+                f"heavy[{key!r}] takes arrays of the heavy zone or numpy arrays, "
+                f"not {type(value).__name__}"
+            )
+            raise TypeError(msg)
+        if isinstance(value, np.ndarray):
+            draft = self._draft_of(value)
+            if draft is not None:
+                if _same(value, draft.view()):
+                    return draft.entry
+                self._publish({draft.entry.name: draft.entry})
+            handle = handle_of(value)
+            segment = None if handle is None else self.pin(handle[0])
+            if handle is not None and segment is not None:
+                for entry in self._store.current.entries.values():
+                    if entry.segment is segment and _same(value, entry.view(), moved=True):
+                        return entry
+                return Entry(key, segment, handle)
+        return Entry(key, self._copy_in(key, np.asarray(value)))
+
+    def _draft_of(self, value: Array) -> _Draft | None:
+        low, _ = np.lib.array_utils.byte_bounds(value)
+        return next((d for d in self._drafts.values() if d.holds(low)), None)
+
+
+def _same(value: Array, whole: Array, *, moved: bool = False) -> bool:
+    """Say whether two arrays show the same items of the same segment.
+
+    A published segment is mapped twice in its owner, so addresses are compared by handle then.
+    """
+    if (value.shape, value.strides, value.dtype) != (whole.shape, whole.strides, whole.dtype):
+        return False
+    if moved:
+        return handle_of(value) == handle_of(whole)
+    return bool(value.__array_interface__["data"][0] == whole.__array_interface__["data"][0])
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str):
+        msg = f"entries are named by str, not {type(name).__name__}"
+        raise TypeError(msg)
+    if not name:
+        msg = "an entry's name cannot be empty"
+        raise ValueError(msg)

@@ -1,0 +1,170 @@
+"""One worker process as its owner sees it: starting it, and sending it what it does not know yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+from collections import OrderedDict, deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from theus import _theus
+from theus._theus import Channel, Control
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from theus.functions import Reference
+    from theus.state import State
+    from theus.tasks import Task
+
+__all__ = ["WorkerProcess"]
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_MAX_FUNCTIONS = 256
+_PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
+
+
+class WorkerProcess:
+    """A worker: its process, its socket, and what has been sent to it.
+
+    Attributes
+    ----------
+    queue : deque of Task
+        Sent and not finished, in the order they run. Which one runs, `control` tells.
+    ready : bool
+        Whether it has said hello.
+    wants_write : bool
+        Whether bytes wait for its socket to take them.
+    watched : int
+        The epoll events its socket is registered for.
+    """
+
+    def __init__(self, session: str, threads: int) -> None:
+        self.channel, channel_fd = Channel.pair()
+        self.control, control_fd = Control.create()
+        self.queue: deque[Task] = deque()
+        self.ready = False
+        self.wants_write = False
+        self.watched: int = select.EPOLLIN
+        self._trace = os.memfd_create("theus-trace", os.MFD_CLOEXEC)
+        self._sys_path: list[str] = []
+        self._states: set[int] = set()
+        self._functions: OrderedDict[bytes, tuple[int, Reference]] = OrderedDict()
+        self._next_function = 1
+        owner_fd = os.pidfd_open(os.getpid())
+        inherited = (channel_fd, control_fd, owner_fd, self._trace)
+        command = [sys.executable, "-m", "theus._worker", session, *map(str, inherited)]
+        try:
+            self.process = subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=inherited,
+                env=_environment(threads),
+                process_group=0,  # a Ctrl-C in the terminal is the owner's business
+            )
+        finally:
+            for descriptor in (channel_fd, control_fd, owner_fd):
+                os.close(descriptor)
+        self.pid = self.process.pid
+        self.pidfd = os.pidfd_open(self.pid)
+
+    def send(self, task: Task) -> None:
+        """Send `task`, and before it the state and the function if they are new to the worker."""
+        self._send_path()
+        self._send_state(task.state)
+        function = self._send_function(task.reference)
+        self._send(
+            _theus.KIND_TASK,
+            (task.number, task.state.version, function, task.call),
+            (task.inputs,),
+        )
+        self.queue.append(task)
+
+    def release(self, numbers: tuple[int, ...]) -> None:
+        """Tell the worker which segments it need not keep mapped."""
+        self._send(_theus.KIND_RELEASE, numbers, ())
+
+    def shut_down(self) -> None:
+        """Ask the worker to end."""
+        self._send(_theus.KIND_SHUTDOWN, (), ())
+
+    def trace(self) -> str:
+        """Return what faulthandler wrote when the worker met a fatal signal."""
+        os.lseek(self._trace, 0, os.SEEK_SET)
+        with os.fdopen(os.dup(self._trace), "rb") as file:
+            return file.read().decode(errors="replace")
+
+    def reap(self, timeout: float | None = None) -> int:
+        """Wait for the process; its exit code, negative for a signal."""
+        return self.process.wait(timeout)
+
+    def close(self) -> None:
+        """Close this side's descriptors."""
+        self.channel.close()
+        for descriptor in (self.pidfd, self._trace):
+            os.close(descriptor)
+
+    def abandon(self) -> None:
+        """Let go of the worker in a forked child: it is the parent's."""
+        self.process.returncode = 0  # nothing to wait for, and no warning that it still runs
+        self.close()
+
+    def _send(self, kind: int, fields: tuple[int, ...], attachments: tuple[bytes, ...]) -> None:
+        self.wants_write = not self.channel.send(kind, fields, attachments)
+
+    def _send_path(self) -> None:
+        if self._sys_path == sys.path:
+            return
+        self._sys_path = list(sys.path)
+        setup: dict[str, Any] = {"sys_path": [item or os.getcwd() for item in sys.path]}
+        setup["environ"] = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
+        self._send(_theus.KIND_SETUP, (), (json.dumps(setup).encode(),))
+
+    def _send_state(self, state: State) -> None:
+        if state.version in self._states:
+            return
+        in_flight = {task.state.version for task in self.queue}
+        for version in self._states - in_flight:
+            self._send(_theus.KIND_FORGET_STATE, (version,), ())
+        self._states &= in_flight
+        self._states.add(state.version)
+        keys = json.dumps(list(state.frozen)).encode()
+        pickles = (frozen.data for frozen in state.frozen.values())
+        self._send(_theus.KIND_STATE, (state.version,), (state.descriptors(), keys, *pickles))
+
+    def _send_function(self, reference: Reference) -> int:
+        known = self._functions.get(reference.definition)
+        if known is not None:
+            self._functions.move_to_end(reference.definition)
+            return known[0]
+        number = self._next_function
+        self._next_function += 1
+        # The reference is kept with its number: its pins live as long as the worker may use it.
+        self._functions[reference.definition] = (number, reference)
+        self._send(_theus.KIND_FUNCTION, (number, reference.form), (reference.definition,))
+        if len(self._functions) > _MAX_FUNCTIONS:
+            _, (oldest, _) = self._functions.popitem(last=False)
+            self._send(_theus.KIND_FORGET_FUNCTION, (oldest,), ())
+        return number
+
+
+def _environment(threads: int) -> Mapping[str, str]:
+    """Return the worker's environment: the owner's, with the cores shared out among workers."""
+    environment = dict(os.environ)
+    for variable in _THREAD_VARIABLES:
+        environment.setdefault(variable, str(threads))
+    # Only until the owner's sys.path arrives: the worker must find this very package first.
+    known = [_PACKAGE_PARENT, *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(known)
+    return environment

@@ -1,0 +1,87 @@
+"""Looking at segments and sessions from any process: ``theus.open``, ``sessions``, ``sweep``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from theus import _theus
+from theus.array import ShmArray, view_segment
+from theus.errors import SegmentNotFoundError
+
+__all__ = ["SessionInfo", "open_segment", "sessions", "sweep"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One session on this machine.
+
+    Attributes
+    ----------
+    id : str
+        As in its segments' names, ``theus-<id>-<n>``.
+    alive : bool
+        Whether its owner lives. What a dead one left is removed by the next sweep.
+    entries : int
+        How many segments have names.
+    nbytes : int
+        Their bytes together.
+    """
+
+    id: str
+    alive: bool
+    entries: int
+    nbytes: int
+
+
+def open_segment(path_or_name: str | os.PathLike[str], *, trusted: bool = False) -> ShmArray:
+    """Open a published entry read-only, from any process.
+
+    Parameters
+    ----------
+    path_or_name : str or path
+        The path of a segment, its name, ``theus-<session>-<n>``, or ``<session>/<entry>``.
+    trusted : bool, default False
+        Whether the segment comes from a theus session of this user. Structure is checked anyway.
+
+    Returns
+    -------
+    ShmArray
+        A read-only view, valid for as long as it is held.
+
+    Raises
+    ------
+    SegmentNotFoundError
+        If there is no such segment or entry.
+    InvalidSegmentError
+        If the bytes are not what the format promises.
+    """
+    name = os.fspath(path_or_name)
+    session, slash, key = name.partition("/")
+    if session and slash and not name.startswith("."):
+        for entry, segment, _, _ in _theus.catalog(session)[1]:
+            if entry == key:
+                return view_segment(_theus.open_segment(segment, trusted=trusted))
+        msg = f"session {session} has no published entry {key!r}"
+        raise SegmentNotFoundError(msg)
+    return view_segment(_theus.open_segment(name, trusted=trusted))
+
+
+def sessions() -> list[SessionInfo]:
+    """Return every session that has names on this machine, living or dead."""
+    return [SessionInfo(*info) for info in _theus.sessions()]
+
+
+def sweep() -> list[str]:
+    """Remove what dead sessions of this user left in shared memory.
+
+    Returns
+    -------
+    list of str
+        The names that were removed. Sessions that live are never touched.
+
+    Notes
+    -----
+    Every engine does this when it starts.
+    """
+    return _theus.sweep()

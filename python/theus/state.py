@@ -1,0 +1,191 @@
+"""Immutable, versioned snapshots of what tasks see, and the swap that makes the next one.
+
+A state holds the domain as bytes, one pickle for each key, so that nobody can change it in place,
+and the heavy entries by reference. States are plain values: the store replaces the current one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from theus import wire
+from theus.entry import Entry, HeavyView, encode_descriptors
+from theus.errors import StateConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from theus._theus import Session
+
+__all__ = ["Frozen", "FrozenDomain", "State", "StateStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """One domain value as a pickle, with the entries it refers to."""
+
+    data: bytes
+    pins: wire.Pins
+
+
+class FrozenDomain(Mapping[str, Any]):
+    """The domain of one state. Each access returns a copy, unpickled anew."""
+
+    __slots__ = ("_frozen",)
+
+    def __init__(self, frozen: Mapping[str, Frozen]) -> None:
+        self._frozen = frozen
+
+    def __getitem__(self, key: str) -> Any:
+        return wire.loads(self._frozen[key].data)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._frozen)
+
+    def __len__(self) -> int:
+        return len(self._frozen)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._frozen
+
+    def __repr__(self) -> str:
+        return f"FrozenDomain({', '.join(self._frozen) or 'empty'})"
+
+
+class State:
+    """One version of the engine's state; it never changes.
+
+    While a state is held, the entries it shows stay readable, here and in tasks sent from it, even
+    after they were replaced or freed.
+
+    Attributes
+    ----------
+    version : int
+        Grows by one with each change.
+    domain : Mapping
+        Names to values. Each access returns a copy.
+    heavy : HeavyView
+        Names to read-only arrays over shared memory. Access does not copy.
+    """
+
+    __slots__ = ("_descriptors", "_version", "entries", "frozen")
+
+    def __init__(
+        self, version: int, frozen: Mapping[str, Frozen], entries: Mapping[str, Entry]
+    ) -> None:
+        self._version = version
+        self.frozen = MappingProxyType(dict(frozen))
+        self.entries = MappingProxyType(dict(entries))
+        self._descriptors: bytes | None = None
+
+    @property
+    def version(self) -> int:
+        """The state's number."""
+        return self._version
+
+    @property
+    def domain(self) -> FrozenDomain:
+        """The domain, as a mapping that unpickles a copy at each access."""
+        return FrozenDomain(self.frozen)
+
+    @property
+    def heavy(self) -> HeavyView:
+        """The heavy entries, as a read-only mapping of views."""
+        return HeavyView(self.entries)
+
+    def descriptors(self) -> bytes:
+        """Return the entries' descriptors, encoded once."""
+        if self._descriptors is None:
+            self._descriptors = encode_descriptors(self.entries)
+        return self._descriptors
+
+    def __repr__(self) -> str:
+        return (
+            f"State(version={self.version}, domain=[{', '.join(self.frozen)}], "
+            f"heavy=[{', '.join(self.entries)}])"
+        )
+
+
+class StateStore:
+    """Holds the current state and replaces it, one change at a time."""
+
+    def __init__(self, session: Session) -> None:
+        self.lock = threading.RLock()
+        self._session = session
+        self._current = State(0, {}, {})
+        self._changed: dict[str, int] = {}
+
+    @property
+    def current(self) -> State:
+        """The newest state."""
+        return self._current
+
+    def commit(
+        self,
+        domain: Mapping[str, Frozen | None],
+        heavy: Mapping[str, Entry | None],
+        *,
+        base: int | None = None,
+        strict: bool = False,
+        publish: Callable[[], None] | None = None,
+    ) -> State:
+        """Make the next state from the current one and the changed keys; None removes a key.
+
+        Parameters
+        ----------
+        domain, heavy : mapping
+            The changes.
+        base : int, optional
+            The version they were computed from; without it they cannot conflict.
+        strict : bool, default False
+            Whether any change since `base` is a conflict, not only one of the same keys.
+        publish : callable, optional
+            Called once the change is known not to conflict, before it shows.
+
+        Raises
+        ------
+        StateConflictError
+            On a conflict; nothing has changed then.
+        ValueError
+            If `base` is a version that does not exist yet.
+        """
+        with self.lock:
+            current = self._current
+            written = [f"domain.{key}" for key in domain] + [f"heavy.{key}" for key in heavy]
+            if base is not None:
+                self._check(written, base, strict=strict)
+            if publish is not None:
+                publish()
+            version = current.version + 1
+            state = State(version, _merge(current.frozen, domain), _merge(current.entries, heavy))
+            self._session.commit(
+                version,
+                [(key, None if entry is None else entry.segment) for key, entry in heavy.items()],
+            )
+            self._changed.update(dict.fromkeys(written, version))
+            self._current = state
+            return state
+
+    def clear(self) -> None:
+        """Forget every entry: the engine is closing."""
+        with self.lock:
+            self._current = State(self._current.version, self._current.frozen, {})
+
+    def _check(self, written: list[str], base: int, *, strict: bool) -> None:
+        current = self._current.version
+        if base > current or base < 0:
+            msg = f"version {base} does not exist: the state is at version {current}"
+            raise ValueError(msg)
+        changed = {key for key, version in self._changed.items() if version > base}
+        keys = changed if strict else changed.intersection(written)
+        if keys:
+            raise StateConflictError(tuple(sorted(keys)), base, current)
+
+
+def _merge(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**old, **changes}
+    return {key: value for key, value in merged.items() if value is not None}

@@ -1,0 +1,293 @@
+//! One end of the private stream socket between an owner and one worker.
+//!
+//! Every system call on the socket is non-blocking; whoever has to wait, waits in `poll`. That
+//! makes the same end serve an event loop ([`Channel::try_recv`], [`Channel::flush`]) and a plain
+//! loop ([`Channel::recv`], [`Channel::send_blocking`]). Dropping an end closes the descriptor and
+//! says nothing, so a forked child of the owner can drop what it inherited without harm.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+
+use super::frame::Frame;
+use super::incoming::{Filled, Incoming};
+use super::kind::Kind;
+use super::outgoing::{Kept, Outgoing};
+use super::socket::{Socket, Traffic, Wait};
+use crate::error::{Error, Result};
+
+/// The half of a channel that sends.
+#[derive(Debug)]
+pub struct Sender {
+    socket: Arc<Socket>,
+    outgoing: Outgoing,
+}
+
+/// The half of a channel that receives.
+#[derive(Debug)]
+pub struct Receiver {
+    socket: Arc<Socket>,
+    incoming: Incoming,
+}
+
+/// One end of a channel; its halves can be used from two threads.
+#[derive(Debug)]
+pub struct Channel {
+    /// The half that sends.
+    pub sender: Sender,
+    /// The half that receives.
+    pub receiver: Receiver,
+}
+
+impl Channel {
+    /// The owner's end, and the socket that becomes the worker's. Both are close-on-exec: the
+    /// second is made inheritable by whoever starts the worker, so that no other process that is
+    /// started meanwhile gets it.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if there are no descriptors left.
+    pub fn pair() -> Result<(Self, OwnedFd)> {
+        let (ours, theirs) = Socket::pair()?;
+        Ok((Self::new(ours), theirs))
+    }
+
+    /// An end of a channel over an inherited socket, which is made close-on-exec.
+    ///
+    /// # Errors
+    /// [`Error::ChannelSocket`] if the descriptor is not a Unix stream socket.
+    pub fn from_fd(socket: OwnedFd) -> Result<Self> {
+        Socket::from_fd(socket).map(Self::new)
+    }
+
+    fn new(socket: Socket) -> Self {
+        let socket = Arc::new(socket);
+        Self {
+            sender: Sender {
+                socket: Arc::clone(&socket),
+                outgoing: Outgoing::default(),
+            },
+            receiver: Receiver {
+                socket,
+                incoming: Incoming::new(),
+            },
+        }
+    }
+
+    /// The counters of this end.
+    #[must_use]
+    pub fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.sender.socket.traffic)
+    }
+
+    /// [`Sender::send`], which copies the attachments that have to wait.
+    ///
+    /// # Errors
+    /// As [`Sender::send`].
+    pub fn send(&mut self, kind: Kind, fields: &[u64], attachments: &[&[u8]]) -> Result<bool> {
+        self.sender
+            .send(kind, fields, attachments, &mut |index, skip| {
+                Box::new(attachments[index][skip..].to_vec())
+            })
+    }
+
+    /// Sends a whole frame, waiting while the socket is full; signals do not end the wait.
+    ///
+    /// # Errors
+    /// As [`Sender::send`].
+    pub fn send_blocking(
+        &mut self,
+        kind: Kind,
+        fields: &[u64],
+        attachments: &[&[u8]],
+    ) -> Result<()> {
+        let mut done = self.send(kind, fields, attachments)?;
+        while !done {
+            self.sender.wait()?;
+            done = self.sender.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Sends more of what is queued. True if nothing is left.
+    ///
+    /// # Errors
+    /// As [`Sender::flush`].
+    pub fn flush(&mut self) -> Result<bool> {
+        self.sender.flush()
+    }
+
+    /// The next whole frame, or None.
+    ///
+    /// # Errors
+    /// As [`Receiver::try_recv`].
+    pub fn try_recv(&mut self) -> Result<Option<Frame<'_>>> {
+        self.receiver.try_recv()
+    }
+
+    /// Waits for a frame; signals do not end the wait. `spin` as in [`Receiver::wait`].
+    ///
+    /// # Errors
+    /// As [`Receiver::try_recv`].
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "a wait that ends with Ready leaves a frame"
+    )]
+    pub fn recv(&mut self, spin: Duration) -> Result<Frame<'_>> {
+        while self.receiver.wait(spin)? == Wait::Interrupted {}
+        Ok(self
+            .receiver
+            .incoming
+            .take()
+            .expect("a wait that ends with Ready leaves a frame"))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sender.as_fd()
+    }
+}
+
+impl AsFd for Sender {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.fd.as_fd()
+    }
+}
+
+impl Sender {
+    /// Queues a frame and writes what the socket takes. True if nothing is left to write.
+    ///
+    /// Attachments are sent from where they lie. For one that has to wait, `keep(index, skip)` is
+    /// asked for something that holds its bytes from `skip` on.
+    ///
+    /// # Errors
+    /// [`Error::FrameCount`] if `kind` does not have this many fields or attachments: nothing was
+    /// sent. [`Error::ChannelPeerGone`] if nobody will read it.
+    pub fn send(
+        &mut self,
+        kind: Kind,
+        fields: &[u64],
+        attachments: &[&[u8]],
+        keep: &mut dyn FnMut(usize, usize) -> Kept,
+    ) -> Result<bool> {
+        let mut socket = &*self.socket;
+        let outcome = self
+            .outgoing
+            .send(&mut socket, kind, fields, attachments, keep)?;
+        self.sent(outcome)
+    }
+
+    /// Writes what the socket takes of what is queued. True if nothing is left to write.
+    ///
+    /// # Errors
+    /// [`Error::ChannelPeerGone`] if nobody will read it.
+    pub fn flush(&mut self) -> Result<bool> {
+        let outcome = self.outgoing.flush(&mut &*self.socket);
+        self.sent(outcome)
+    }
+
+    fn sent(&self, outcome: io::Result<()>) -> Result<bool> {
+        match outcome {
+            Ok(()) => Ok(self.outgoing.queued_bytes() == 0),
+            Err(source)
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                Err(Error::ChannelPeerGone { source })
+            }
+            Err(source) => Err(Error::Os {
+                operation: "sending to the channel's peer",
+                source,
+            }),
+        }
+    }
+
+    /// Blocks until the socket takes more, or a signal handler ran.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the kernel cannot wait.
+    pub fn wait(&self) -> Result<Wait> {
+        self.socket.wait(PollFlags::OUT)
+    }
+
+    /// What is queued and not written.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.outgoing.queued_bytes()
+    }
+}
+
+impl Receiver {
+    /// The next whole frame, or None. One that has arrived before costs no system call, and one
+    /// system call brings as many small frames as have arrived.
+    ///
+    /// # Errors
+    /// [`Error::ChannelEnd`] if the peer closed its end and all its frames are taken; a `Frame...`
+    /// variant, again at each further call, if it sent something else.
+    pub fn try_recv(&mut self) -> Result<Option<Frame<'_>>> {
+        while !self.incoming.ready()? && self.fill()? {}
+        self.buffered()
+    }
+
+    /// The next whole frame of those that a system call brought before; makes none itself.
+    ///
+    /// # Errors
+    /// A `Frame...` variant if the peer sent something else.
+    pub fn buffered(&mut self) -> Result<Option<Frame<'_>>> {
+        if self.incoming.ready()? {
+            Ok(self.incoming.take())
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Waits for a whole frame without taking it: [`try_recv`](Self::try_recv) does. Looks again
+    /// and again for up to `spin` before it blocks, as waking up costs more than a short task.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn wait(&mut self, spin: Duration) -> Result<Wait> {
+        let mut spin_until = None;
+        while !self.incoming.ready()? {
+            if self.fill()? || self.incoming.ready()? {
+                continue;
+            }
+            let now = Instant::now();
+            if now < *spin_until.get_or_insert(now + spin) {
+                // Where this process shares its core with the peer, the peer has to run.
+                std::thread::yield_now();
+            } else if self.socket.wait(PollFlags::IN)? == Wait::Interrupted {
+                return Ok(Wait::Interrupted);
+            }
+        }
+        Ok(Wait::Ready)
+    }
+
+    /// Reads once. True if there may be more to read at once.
+    fn fill(&mut self) -> Result<bool> {
+        match self.incoming.fill(&mut &*self.socket)? {
+            Ok(Filled::End) => Err(self.end()),
+            Ok(filled) => Ok(filled == Filled::Full),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => Ok(false),
+                // The peer closed its end without having read all of ours.
+                io::ErrorKind::ConnectionReset => Err(self.end()),
+                _ => Err(Error::Os {
+                    operation: "receiving from the channel's peer",
+                    source: error,
+                }),
+            },
+        }
+    }
+
+    fn end(&self) -> Error {
+        Error::ChannelEnd {
+            pending_bytes: self.incoming.pending_bytes(),
+        }
+    }
+}

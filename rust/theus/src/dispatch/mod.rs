@@ -1,0 +1,45 @@
+//! How an owner hands tasks to its workers.
+//!
+//! An *owner* is the process that created a session; its *workers* are processes that it started.
+//! Between the owner and each worker lie three things, all inherited, none with a name:
+//!
+//! ```text
+//!             SETUP, STATE, FUNCTION, TASK, RELEASE, SHUTDOWN
+//!          ------------------------------------------------->
+//!   owner                  channel (stream socket)              worker
+//!          <-------------------------------------------------
+//!             HELLO, RESULT, ERROR
+//!
+//!          cancel ------->  control (shared page)  <------- running
+//!          pidfd  ----------------- watch ----------------> sweep, exit
+//! ```
+//!
+//! * The [`Channel`] carries [frames](Frame): a few integers and a few blobs of bytes. The bulk of
+//!   the data is not in them, they name the segments where it lies. What a state version, a
+//!   function or a task *means* is up to the two programs; a frame refers to earlier ones by id,
+//!   so that nothing is sent twice. The socket keeps the order: what a task needs goes before it.
+//! * The [`Control`] page reaches a worker that is busy, and tells the owner how far it is without
+//!   a system call.
+//! * [`watch_owner`] ends a worker whose owner is gone, whatever the worker is doing.
+//!
+//! This room knows bytes, sockets and ids. It decides nothing: which worker gets which task, what
+//! is cached and when a task is given up is the dispatcher's affair.
+
+mod channel;
+mod control;
+mod frame;
+mod incoming;
+mod kind;
+mod outgoing;
+mod socket;
+#[cfg(test)]
+mod testing;
+mod watch;
+
+pub use channel::{Channel, Receiver, Sender};
+pub use control::Control;
+pub use frame::{Attachments, Frame, PROTOCOL_VERSION, decode, encode};
+pub use kind::{Count, Kind};
+pub use outgoing::Kept;
+pub use socket::{Traffic, Wait};
+pub use watch::{Attempt, watch_owner};

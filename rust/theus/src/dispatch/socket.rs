@@ -1,0 +1,155 @@
+//! The stream socket under a channel: never blocking, never raising SIGPIPE, counting.
+
+use std::io::{self, IoSlice, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, recv, send,
+    sendmsg, socketpair, sockopt,
+};
+
+use super::incoming::Source;
+use crate::error::{Error, Result};
+
+/// A small frame costs the kernel about a KiB, so the default of 208 KiB holds only some 200.
+const SEND_BUFFER_BYTES: usize = 1024 * 1024;
+
+const SEND: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+/// Why a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// What was waited for is here.
+    Ready,
+    /// A signal handler ran; the caller decides whether to wait on.
+    Interrupted,
+}
+
+/// What went through one end of a channel. It can be asked while another thread uses the channel,
+/// and when the channel is gone.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    sent_bytes: AtomicU64,
+    received_bytes: AtomicU64,
+}
+
+impl Traffic {
+    /// What was written to the socket so far.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What was read from the socket so far.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The socket, shared by the two halves of a channel.
+#[derive(Debug)]
+pub(super) struct Socket {
+    pub(super) fd: OwnedFd,
+    pub(super) traffic: Arc<Traffic>,
+}
+
+impl Socket {
+    pub(super) fn pair() -> Result<(Self, OwnedFd)> {
+        let failed = |errno| os_error("making a channel", errno);
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
+        // For whoever else is given the descriptor, an event loop for instance.
+        rustix::io::ioctl_fionbio(&ours, true).map_err(failed)?;
+        Ok((Self::new(ours), theirs))
+    }
+
+    pub(super) fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let stream = sockopt::socket_type(&fd) == Ok(SocketType::STREAM)
+            && sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX);
+        if !stream {
+            return Err(Error::ChannelSocket);
+        }
+        fcntl_getfd(&fd)
+            .and_then(|flags| fcntl_setfd(&fd, flags | FdFlags::CLOEXEC))
+            .map_err(|errno| os_error("making a channel close-on-exec", errno))?;
+        Ok(Self::new(fd))
+    }
+
+    fn new(fd: OwnedFd) -> Self {
+        // Past net.core.wmem_max only with CAP_NET_ADMIN; without, the kernel clamps. A smaller
+        // buffer costs system calls, nothing else, so no error is worth reporting.
+        let _ = sockopt::set_socket_send_buffer_size_force(&fd, SEND_BUFFER_BYTES)
+            .or_else(|_| sockopt::set_socket_send_buffer_size(&fd, SEND_BUFFER_BYTES));
+        Self {
+            fd,
+            traffic: Arc::default(),
+        }
+    }
+
+    pub(super) fn wait(&self, events: PollFlags) -> Result<Wait> {
+        match poll(&mut [PollFd::new(&self.fd, events)], None) {
+            Ok(_) => Ok(Wait::Ready),
+            Err(Errno::INTR) => Ok(Wait::Interrupted),
+            Err(errno) => Err(os_error("waiting for the channel's peer", errno)),
+        }
+    }
+
+    fn wrote(&self, count: usize) -> usize {
+        let sent = &self.traffic.sent_bytes;
+        sent.fetch_add(count as u64, Ordering::Relaxed);
+        count
+    }
+
+    fn got(&self, count: usize) -> usize {
+        let received = &self.traffic.received_bytes;
+        received.fetch_add(count as u64, Ordering::Relaxed);
+        count
+    }
+}
+
+impl Write for &Socket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = send(&self.fd, bytes, SEND)?;
+        Ok(self.wrote(count))
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut control = SendAncillaryBuffer::default();
+        let count = sendmsg(&self.fd, slices, &mut control, SEND)?;
+        Ok(self.wrote(count))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Source for &Socket {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (count, _) = recv(&self.fd, buffer, RecvFlags::DONTWAIT)?;
+        Ok(self.got(count))
+    }
+
+    fn append(&mut self, part: &mut Vec<u8>) -> io::Result<usize> {
+        let (count, _) = recv(&self.fd, spare_capacity(part), RecvFlags::DONTWAIT)?;
+        Ok(self.got(count))
+    }
+}
+
+fn os_error(operation: &'static str, errno: Errno) -> Error {
+    Error::Os {
+        operation,
+        source: errno.into(),
+    }
+}

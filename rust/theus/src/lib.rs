@@ -1,0 +1,1 @@
+//! Managed shared memory for Apache Arrow data.
