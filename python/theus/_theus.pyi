@@ -40,37 +40,26 @@ class Session:
     def closed(self) -> bool:
         """True after :meth:`close`, and in a forked child of the owner."""
 
-    def alloc_tensor(
+    def create_tensor(
         self,
         key: str,
         shape: Sequence[int],
         element: str,
+        data: SupportsBuffer | None = None,
         *,
         dtype: str | None = None,
         fortran: bool = False,
         trailing_bytes: bool = False,
         mutable: bool = False,
     ) -> Segment:
-        """Create a nameless, reserved, zero-filled, writable tensor segment.
+        """Create a nameless, reserved, writable tensor segment.
 
+        It holds zeros, or one parallel copy of ``data``: contiguous bytes in the tensor's order.
         ``element`` is one of i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8. ``dtype`` is free text kept in the
         message's custom metadata. With ``trailing_bytes`` the last dimension of ``shape`` is the
         item's bytes: it stays innermost when ``fortran`` orders the others. ``mutable`` links the
         segment at once and flags it.
         """
-
-    def put_tensor(
-        self,
-        key: str,
-        shape: Sequence[int],
-        element: str,
-        data: SupportsBuffer,
-        *,
-        dtype: str | None = None,
-        fortran: bool = False,
-        trailing_bytes: bool = False,
-    ) -> Segment:
-        """Like :meth:`alloc_tensor`, filled with one parallel copy of ``data`` (contiguous bytes)."""
 
     def publish(self, segment: Segment) -> None:
         """Seal ``segment`` and link its name. Idempotent."""
@@ -155,7 +144,7 @@ class Buffer:
     ) -> tuple[object, object]:
         """Arrow C data interface capsules (schema, array) over these very bytes."""
 
-def open_segment(name_or_path: str, *, trusted: bool = False) -> Segment:
+def open_segment(name_or_path: str) -> Segment:
     """Map a published segment read-only, by name or by path; structure is always checked."""
 
 def locate(address: int, length: int) -> tuple[str, int, int] | None:

@@ -218,7 +218,7 @@ class Worker:
         """Map a segment the owner named; it stays mapped until the owner releases it."""
         segment = self._segments.get(name)
         if segment is None:
-            segment = self._segments[name] = _theus.open_segment(name, trusted=True)
+            segment = self._segments[name] = _theus.open_segment(name)
         return segment
 
     def _attach_given(self, name: str) -> Segment:

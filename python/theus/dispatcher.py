@@ -49,7 +49,7 @@ from theus.errors import (
     UnpicklableError,
     WorkerDiedError,
 )
-from theus.process import WorkerProcess
+from theus.worker_process import WorkerProcess
 from theus.tasks import Task
 
 if TYPE_CHECKING:

@@ -106,7 +106,7 @@ class HeavyZone(Mapping[str, ShmArray]):
         Parameters
         ----------
         name : str
-            The entry's name, up to 190 bytes of UTF-8. An existing entry of that name is replaced
+            The entry's name, up to 216 bytes of UTF-8. An existing entry of that name is replaced
             when this one is published, not before.
         shape : int or tuple of int
             Items in each dimension; ``()`` is a single value.
@@ -142,7 +142,7 @@ class HeavyZone(Mapping[str, ShmArray]):
             raise ValueError(msg)
         dims = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
         layout, element, text, trailing = tensor_layout(dims, np.dtype(dtype))
-        segment = self._session.alloc_tensor(
+        segment = self._session.create_tensor(
             name,
             layout,
             element,
@@ -385,7 +385,7 @@ class HeavyZone(Mapping[str, ShmArray]):
         if source.flags.c_contiguous or fortran:
             flat = source.reshape(-1, order="F" if fortran else "C")
             data = flat.view(np.uint8) if flat.nbytes else b""
-            segment = self._session.put_tensor(
+            segment = self._session.create_tensor(
                 name,
                 layout,
                 element,
@@ -395,7 +395,7 @@ class HeavyZone(Mapping[str, ShmArray]):
                 trailing_bytes=trailing,
             )
         else:
-            segment = self._session.alloc_tensor(
+            segment = self._session.create_tensor(
                 name, layout, element, dtype=text, trailing_bytes=trailing
             )
             view_segment(segment)[...] = source

@@ -34,15 +34,13 @@ class SessionInfo:
     nbytes: int
 
 
-def open_segment(path_or_name: str | os.PathLike[str], *, trusted: bool = False) -> ShmArray:
+def open_segment(path_or_name: str | os.PathLike[str]) -> ShmArray:
     """Open a published entry read-only, from any process.
 
     Parameters
     ----------
     path_or_name : str or path
         The path of a segment, its name, ``theus-<session>-<n>``, or ``<session>/<entry>``.
-    trusted : bool, default False
-        Whether the segment comes from a theus session of this user. Structure is checked anyway.
 
     Returns
     -------
@@ -61,10 +59,10 @@ def open_segment(path_or_name: str | os.PathLike[str], *, trusted: bool = False)
     if session and slash and not name.startswith("."):
         for entry, segment, _, _ in _theus.catalog(session)[1]:
             if entry == key:
-                return view_segment(_theus.open_segment(segment, trusted=trusted))
+                return view_segment(_theus.open_segment(segment))
         msg = f"session {session} has no published entry {key!r}"
         raise SegmentNotFoundError(msg)
-    return view_segment(_theus.open_segment(name, trusted=trusted))
+    return view_segment(_theus.open_segment(name))
 
 
 def sessions() -> list[SessionInfo]:

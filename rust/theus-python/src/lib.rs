@@ -1,1 +1,30 @@
-//! The Python binding of theus.
+//! The Python binding of theus: arguments in, results out, no logic.
+
+use pyo3::prelude::*;
+
+mod buffer;
+mod channel;
+mod control;
+mod error;
+mod fd;
+mod payload;
+mod segment;
+mod session;
+mod watch;
+
+#[pymodule]
+fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_class::<session::Session>()?;
+    module.add_class::<segment::Segment>()?;
+    module.add_class::<buffer::Buffer>()?;
+    module.add_function(wrap_pyfunction!(segment::open_segment, module)?)?;
+    module.add_function(wrap_pyfunction!(segment::locate, module)?)?;
+    module.add_function(wrap_pyfunction!(session::sessions, module)?)?;
+    module.add_function(wrap_pyfunction!(session::catalog, module)?)?;
+    module.add_function(wrap_pyfunction!(session::sweep, module)?)?;
+    module.add_function(wrap_pyfunction!(session::fork_generation, module)?)?;
+    channel::register(module)?;
+    control::register(module)?;
+    watch::register(module)
+}

@@ -1,1 +1,44 @@
-//! Managed shared memory for Apache Arrow data.
+//! Managed shared memory for Apache Arrow data, and the protocol that hands it to workers.
+//!
+//! A [`Session`] is a process's right to make [`Segment`]s: named pieces of shared memory that hold
+//! Arrow tensors any Arrow reader can open by path. A segment has no name while it is written, so
+//! that the kernel frees it by itself whatever happens; publication seals it, gives it its name and
+//! is final. The session's lock, held by a mapping, tells everybody that its owner lives; whoever
+//! finds it free [sweeps](sweep::sweep) what the dead left. Nothing is ever unlinked by hand.
+//!
+//! [`dispatch`] is the other half: frames between an owner and its workers, which name segments and
+//! never carry their bytes.
+//!
+//! ```
+//! use theus::layout::tensor::{ElementType, Order, TensorSpec};
+//! use theus::{Config, Segment, Session};
+//!
+//! let session = Session::create(Config::default())?;
+//! let spec = TensorSpec::dense("matrix", ElementType::F32, &[2, 3], Order::C)?;
+//! let segment = session.create_tensor(spec, Some(&[0; 24]))?;
+//! session.publish(&segment)?;
+//!
+//! let opened = Segment::open(&segment.path()?)?;
+//! assert_eq!(opened.spec().shape, [2, 3]);
+//! session.close()?;
+//! assert!(Segment::open(&segment.path()?).is_err());
+//! # Ok::<(), theus::Error>(())
+//! ```
+
+pub mod catalog;
+pub mod descriptor;
+pub mod dispatch;
+pub mod error;
+pub mod layout;
+pub mod mapping;
+mod os;
+pub mod segment;
+pub mod session;
+mod signals;
+pub mod sweep;
+
+pub use descriptor::{SegmentName, SessionId};
+pub use error::{Error, Result};
+pub use os::fork_generation;
+pub use segment::Segment;
+pub use session::{Config, Session};

@@ -18,6 +18,7 @@ use super::kind::Kind;
 use super::outgoing::{Kept, Outgoing};
 use super::socket::{Socket, Traffic, Wait};
 use crate::error::{Error, Result};
+use crate::os::failed;
 
 /// The half of a channel that sends.
 #[derive(Debug)]
@@ -200,10 +201,7 @@ impl Sender {
             {
                 Err(Error::ChannelPeerGone { source })
             }
-            Err(source) => Err(Error::Os {
-                operation: "sending to the channel's peer",
-                source,
-            }),
+            Err(source) => Err(failed("sending to the channel's peer", source)),
         }
     }
 
@@ -277,10 +275,7 @@ impl Receiver {
                 io::ErrorKind::WouldBlock => Ok(false),
                 // The peer closed its end without having read all of ours.
                 io::ErrorKind::ConnectionReset => Err(self.end()),
-                _ => Err(Error::Os {
-                    operation: "receiving from the channel's peer",
-                    source: error,
-                }),
+                _ => Err(failed("receiving from the channel's peer", error)),
             },
         }
     }

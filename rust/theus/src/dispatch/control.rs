@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::error::{Error, Result};
+use crate::os::failed;
 
 const PAGE_BYTES: usize = 4096;
 const RUNNING_OFFSET: usize = 0;
@@ -43,16 +44,16 @@ impl Control {
     /// # Errors
     /// [`Error::Os`] if there is no memory or no descriptor left.
     pub fn create() -> Result<(Self, OwnedFd)> {
-        let os = |errno| os_error("making a control page", errno);
+        let failed = |errno| failed("making a control page", errno);
         let file = memfd_create(
             "theus-control",
             MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
         )
-        .map_err(os)?;
-        ftruncate(&file, PAGE_BYTES as u64).map_err(os)?;
+        .map_err(failed)?;
+        ftruncate(&file, PAGE_BYTES as u64).map_err(failed)?;
         // A page that the worker cannot shrink cannot become a SIGBUS of the owner.
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-            .map_err(os)?;
+            .map_err(failed)?;
         Ok((Self::map(&file)?, file))
     }
 
@@ -62,7 +63,7 @@ impl Control {
     /// [`Error::ControlPage`] if the descriptor is something else.
     pub fn from_fd(file: impl AsFd) -> Result<Self> {
         let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-        let status = fstat(&file).map_err(|errno| os_error("looking at a control page", errno))?;
+        let status = fstat(&file).map_err(|errno| failed("looking at a control page", errno))?;
         let found = u64::try_from(status.st_size).unwrap_or(0);
         if !sealed || found != PAGE_BYTES as u64 {
             return Err(Error::ControlPage {
@@ -87,9 +88,9 @@ impl Control {
                 0,
             )
         }
-        .map_err(|errno| os_error("mapping a control page", errno))?;
+        .map_err(|errno| failed("mapping a control page", errno))?;
         let page = NonNull::new(page.cast())
-            .ok_or_else(|| os_error("mapping a control page", Errno::NOMEM))?;
+            .ok_or_else(|| failed("mapping a control page", Errno::NOMEM))?;
         Ok(Self { page })
     }
 
@@ -132,13 +133,6 @@ impl Drop for Control {
         // SAFETY: this is the mapping that `map` made, whole, and nothing borrows it any more.
         let unmapped = unsafe { munmap(self.page.as_ptr().cast(), PAGE_BYTES) };
         debug_assert!(unmapped.is_ok(), "a control page is unmapped once");
-    }
-}
-
-fn os_error(operation: &'static str, errno: Errno) -> Error {
-    Error::Os {
-        operation,
-        source: errno.into(),
     }
 }
 

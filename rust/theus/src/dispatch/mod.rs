@@ -42,4 +42,4 @@ pub use frame::{Attachments, Frame, PROTOCOL_VERSION, decode, encode};
 pub use kind::{Count, Kind};
 pub use outgoing::Kept;
 pub use socket::{Traffic, Wait};
-pub use watch::{Attempt, watch_owner};
+pub use watch::{Attempt, watch_owner, watch_process};

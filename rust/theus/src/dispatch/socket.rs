@@ -15,6 +15,7 @@ use rustix::net::{
 
 use super::incoming::Source;
 use crate::error::{Error, Result};
+use crate::os::failed;
 
 /// A small frame costs the kernel about a KiB, so the default of 208 KiB holds only some 200.
 const SEND_BUFFER_BYTES: usize = 1024 * 1024;
@@ -61,7 +62,7 @@ pub(super) struct Socket {
 
 impl Socket {
     pub(super) fn pair() -> Result<(Self, OwnedFd)> {
-        let failed = |errno| os_error("making a channel", errno);
+        let failed = |errno| failed("making a channel", errno);
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::STREAM,
@@ -82,7 +83,7 @@ impl Socket {
         }
         fcntl_getfd(&fd)
             .and_then(|flags| fcntl_setfd(&fd, flags | FdFlags::CLOEXEC))
-            .map_err(|errno| os_error("making a channel close-on-exec", errno))?;
+            .map_err(|errno| failed("making a channel close-on-exec", errno))?;
         Ok(Self::new(fd))
     }
 
@@ -101,7 +102,7 @@ impl Socket {
         match poll(&mut [PollFd::new(&self.fd, events)], None) {
             Ok(_) => Ok(Wait::Ready),
             Err(Errno::INTR) => Ok(Wait::Interrupted),
-            Err(errno) => Err(os_error("waiting for the channel's peer", errno)),
+            Err(errno) => Err(failed("waiting for the channel's peer", errno)),
         }
     }
 
@@ -144,12 +145,5 @@ impl Source for &Socket {
     fn append(&mut self, part: &mut Vec<u8>) -> io::Result<usize> {
         let (count, _) = recv(&self.fd, spare_capacity(part), RecvFlags::DONTWAIT)?;
         Ok(self.got(count))
-    }
-}
-
-fn os_error(operation: &'static str, errno: Errno) -> Error {
-    Error::Os {
-        operation,
-        source: errno.into(),
     }
 }

@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
-use crate::error::{Error, Result};
+use crate::descriptor::SessionId;
+use crate::error::Result;
+use crate::os::failed;
+use crate::sweep::{SweepOutcome, sweep_session};
 
 /// How long the sweep is tried again while the owner's lock is still held.
 const RETRY_FOR: Duration = Duration::from_secs(5);
@@ -27,11 +30,23 @@ const EXIT_CODE: i32 = 1;
 /// What came of trying to sweep the owner's session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
-    /// There is nothing left to sweep, or nothing that trying again would change.
+    /// There is nothing left to sweep.
     Finished,
-    /// The session's lock is still held: the kernel has not finished with the owner, or another
-    /// worker sweeps.
+    /// It is worth another try: the session's lock is still held, because the kernel has not
+    /// finished with the owner or another worker sweeps.
     Held,
+}
+
+/// Ends this process when the process behind `pidfd` does, after sweeping its `session`.
+///
+/// # Errors
+/// As [`watch_process`].
+pub fn watch_owner(pidfd: OwnedFd, session: SessionId) -> Result<()> {
+    watch_process(pidfd, move || match sweep_session(&session) {
+        Ok(SweepOutcome::Swept(_) | SweepOutcome::NothingLeft) => Attempt::Finished,
+        // Names that another worker removes meanwhile can make a sweep fail, once.
+        Ok(SweepOutcome::StillAlive) | Err(_) => Attempt::Held,
+    })
 }
 
 /// Starts a thread that waits for the process behind `pidfd` to end, then calls `sweep` until it
@@ -39,12 +54,9 @@ pub enum Attempt {
 /// `_exit`: no destructor, no exit handler, no other thread's consent.
 ///
 /// # Errors
-/// [`Error::Os`] if the descriptor is not open, or no thread can be started.
-pub fn watch_owner(pidfd: OwnedFd, sweep: impl FnMut() -> Attempt + Send + 'static) -> Result<()> {
-    fcntl_setfd(&pidfd, FdFlags::CLOEXEC).map_err(|errno| Error::Os {
-        operation: "watching the owner",
-        source: errno.into(),
-    })?;
+/// [`Error::Os`](crate::error::Error::Os) if the descriptor is not open, or no thread can be started.
+pub fn watch_process(pidfd: OwnedFd, sweep: impl FnMut() -> Attempt + Send + 'static) -> Result<()> {
+    fcntl_setfd(&pidfd, FdFlags::CLOEXEC).map_err(|errno| failed("watching the owner", errno))?;
     thread::Builder::new()
         .name("theus-watch".to_owned())
         .spawn(move || {
@@ -56,10 +68,7 @@ pub fn watch_owner(pidfd: OwnedFd, sweep: impl FnMut() -> Attempt + Send + 'stat
             }
         })
         .map(drop)
-        .map_err(|source| Error::Os {
-            operation: "starting the thread that watches the owner",
-            source,
-        })
+        .map_err(|error| failed("starting the thread that watches the owner", error))
 }
 
 /// Whether the process ended. False if the descriptor cannot be waited for, for instance because

@@ -1,0 +1,266 @@
+//! `Channel`, and the frame codec as two functions.
+
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments are converted into values of their own"
+)]
+
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::{PyBytes, PyList, PyTuple};
+use theus::dispatch::{self, Frame, Kind, PROTOCOL_VERSION, Receiver, Sender, Traffic, Wait};
+use theus::error::Result;
+
+use crate::error::to_py;
+use crate::fd::take_over;
+use crate::payload::Payload;
+
+/// What a frame is in Python: kind, fields, attachments.
+type PyFrame<'py> = (u8, Bound<'py, PyTuple>, Bound<'py, PyList>);
+
+/// One end of a worker's private socket pair, carrying frames.
+#[pyclass(frozen, module = "theus._theus")]
+pub(crate) struct Channel {
+    // None once closed. Two locks, so that a thread can send while another one waits for a frame.
+    sender: Mutex<Option<Sender>>,
+    receiver: Mutex<Option<Receiver>>,
+    traffic: Arc<Traffic>,
+    fd: RawFd,
+    closed: AtomicBool,
+}
+
+#[pymethods]
+impl Channel {
+    /// The owner's end, non-blocking and close-on-exec, and the worker's descriptor for
+    /// subprocess's `pass_fds`, which makes it inheritable in the worker alone.
+    #[staticmethod]
+    fn pair(py: Python<'_>) -> PyResult<(Self, RawFd)> {
+        let (channel, theirs) = dispatch::Channel::pair().map_err(|error| to_py(py, error))?;
+        Ok((Self::new(channel), theirs.into_raw_fd()))
+    }
+
+    /// The worker's end; takes the descriptor over and makes it close-on-exec.
+    #[staticmethod]
+    fn from_fd(py: Python<'_>, fd: RawFd) -> PyResult<Self> {
+        dispatch::Channel::from_fd(take_over(fd)?)
+            .map(Self::new)
+            .map_err(|error| to_py(py, error))
+    }
+
+    /// The descriptor, for a selector; -1 once closed.
+    fn fileno(&self) -> RawFd {
+        if self.closed.load(Ordering::Relaxed) {
+            -1
+        } else {
+            self.fd
+        }
+    }
+
+    /// Queue a frame and write what the socket takes. True if nothing is left to write.
+    #[pyo3(signature = (kind, fields, attachments = Vec::new()), text_signature = "($self, kind, fields, attachments=())")]
+    fn send(
+        &self,
+        py: Python<'_>,
+        kind: u8,
+        fields: Vec<u64>,
+        attachments: Vec<Payload>,
+    ) -> PyResult<bool> {
+        self.send_now(py, kind, &fields, &attachments)
+    }
+
+    /// Write more of what is queued. True if nothing is left to write.
+    fn flush(&self, py: Python<'_>) -> PyResult<bool> {
+        open(&mut *lock(py, &self.sender))?
+            .flush()
+            .map_err(|error| to_py(py, error))
+    }
+
+    /// Write a whole frame, waiting without the GIL. If a signal handler raises, what is left goes
+    /// out before the next frame.
+    #[pyo3(signature = (kind, fields, attachments = Vec::new()), text_signature = "($self, kind, fields, attachments=())")]
+    fn send_blocking(
+        &self,
+        py: Python<'_>,
+        kind: u8,
+        fields: Vec<u64>,
+        attachments: Vec<Payload>,
+    ) -> PyResult<()> {
+        let mut done = self.send_now(py, kind, &fields, &attachments)?;
+        while !done {
+            wait(py, &self.sender, |sender| sender.wait())?;
+            done = self.flush(py)?;
+        }
+        Ok(())
+    }
+
+    /// The next whole frame, or None. Raises `EOFError` when the peer closed its end.
+    fn try_recv<'py>(&self, py: Python<'py>) -> PyResult<Option<PyFrame<'py>>> {
+        let mut receiver = lock(py, &self.receiver);
+        let frame = open(&mut *receiver)?.try_recv();
+        optional(py, frame)
+    }
+
+    /// Wait for a frame without the GIL, polling for up to `spin_s` before blocking.
+    #[pyo3(signature = (spin_s = 0.0))]
+    fn recv<'py>(&self, py: Python<'py>, spin_s: f64) -> PyResult<PyFrame<'py>> {
+        let spin = Duration::try_from_secs_f64(spin_s)
+            .map_err(|error| PyValueError::new_err(format!("spin_s: {error}")))?;
+        loop {
+            // Another thread may have taken the frame that was waited for, hence the loop.
+            let mut receiver = lock(py, &self.receiver);
+            let frame = open(&mut *receiver)?.buffered();
+            if let Some(frame) = optional(py, frame)? {
+                return Ok(frame);
+            }
+            drop(receiver);
+            wait(py, &self.receiver, |receiver| receiver.wait(spin))?;
+        }
+    }
+
+    /// What was written to the socket so far.
+    #[getter]
+    fn sent_bytes(&self) -> u64 {
+        self.traffic.sent_bytes()
+    }
+
+    /// What was read from the socket so far.
+    #[getter]
+    fn received_bytes(&self) -> u64 {
+        self.traffic.received_bytes()
+    }
+
+    /// Close this end, without a word to the peer. Idempotent. A half that another thread waits on
+    /// is closed when that thread lets go of the channel.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        // In a forked child a lock may be held by a thread that does not exist there.
+        if let Ok(mut sender) = self.sender.try_lock() {
+            *sender = None;
+        }
+        if let Ok(mut receiver) = self.receiver.try_lock() {
+            *receiver = None;
+        }
+    }
+}
+
+impl Channel {
+    fn new(channel: dispatch::Channel) -> Self {
+        Self {
+            fd: channel.as_fd().as_raw_fd(),
+            traffic: channel.traffic(),
+            sender: Mutex::new(Some(channel.sender)),
+            receiver: Mutex::new(Some(channel.receiver)),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    fn send_now(
+        &self,
+        py: Python<'_>,
+        kind: u8,
+        fields: &[u64],
+        attachments: &[Payload],
+    ) -> PyResult<bool> {
+        let slices: Vec<&[u8]> = attachments
+            .iter()
+            .map(|payload| payload.bytes(py))
+            .collect();
+        let mut keep = |index: usize, skip| attachments[index].keep(py, skip);
+        let mut sender = lock(py, &self.sender);
+        let sender = open(&mut *sender)?;
+        Kind::from_number(kind)
+            .and_then(|kind| sender.send(kind, fields, &slices, &mut keep))
+            .map_err(|error| to_py(py, error))
+    }
+}
+
+/// Encode a frame into one piece.
+#[pyfunction]
+#[pyo3(signature = (kind, fields, attachments = Vec::new()), text_signature = "(kind, fields, attachments=())")]
+fn encode_frame(
+    py: Python<'_>,
+    kind: u8,
+    fields: Vec<u64>,
+    attachments: Vec<Payload>,
+) -> PyResult<Bound<'_, PyBytes>> {
+    let slices: Vec<&[u8]> = attachments
+        .iter()
+        .map(|payload| payload.bytes(py))
+        .collect();
+    Kind::from_number(kind)
+        .and_then(|kind| dispatch::encode(kind, &fields, &slices))
+        .map(|frame| PyBytes::new(py, &frame))
+        .map_err(|error| to_py(py, error))
+}
+
+/// Decode bytes that are exactly one frame.
+#[pyfunction]
+fn decode_frame(py: Python<'_>, data: Payload) -> PyResult<PyFrame<'_>> {
+    dispatch::decode(data.bytes(py))
+        .map_err(|error| to_py(py, error))
+        .and_then(|frame| to_tuple(py, &frame))
+}
+
+fn to_tuple<'py>(py: Python<'py>, frame: &Frame<'_>) -> PyResult<PyFrame<'py>> {
+    let attachments = frame.attachments().map(|bytes| PyBytes::new(py, bytes));
+    Ok((
+        frame.kind().number(),
+        PyTuple::new(py, frame.fields())?,
+        PyList::new(py, attachments)?,
+    ))
+}
+
+fn optional<'py>(
+    py: Python<'py>,
+    frame: Result<Option<Frame<'_>>>,
+) -> PyResult<Option<PyFrame<'py>>> {
+    match frame {
+        Ok(Some(frame)) => to_tuple(py, &frame).map(Some),
+        Ok(None) => Ok(None),
+        Err(error) => Err(to_py(py, error)),
+    }
+}
+
+fn lock<'a, T>(py: Python<'_>, half: &'a Mutex<T>) -> MutexGuard<'a, T> {
+    // A panic leaves a half as it was before or after a whole step.
+    half.lock_py_attached(py)
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+fn open<T>(half: &mut Option<T>) -> PyResult<&mut T> {
+    half.as_mut()
+        .ok_or_else(|| PyOSError::new_err("the channel is closed"))
+}
+
+/// Waits without the GIL, then lets Python run its signal handlers if that is why the wait ended.
+fn wait<T: Send>(
+    py: Python<'_>,
+    half: &Mutex<Option<T>>,
+    wait: impl FnOnce(&mut T) -> Result<Wait> + Send,
+) -> PyResult<()> {
+    let waited = py.detach(|| {
+        let mut half = half.lock().unwrap_or_else(PoisonError::into_inner);
+        half.as_mut().map_or(Ok(Wait::Ready), wait)
+    });
+    match waited.map_err(|error| to_py(py, error))? {
+        Wait::Ready => Ok(()),
+        Wait::Interrupted => py.check_signals(),
+    }
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<Channel>()?;
+    module.add_function(wrap_pyfunction!(encode_frame, module)?)?;
+    module.add_function(wrap_pyfunction!(decode_frame, module)?)?;
+    module.add("PROTOCOL_VERSION", PROTOCOL_VERSION)?;
+    for kind in Kind::ALL {
+        module.add(format!("KIND_{kind}").as_str(), kind.number())?;
+    }
+    Ok(())
+}

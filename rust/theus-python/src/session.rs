@@ -1,0 +1,131 @@
+//! `Session`: the lifetime root, and what can be seen of others.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use theus::layout::tensor::{ElementType, Order, TensorSpec};
+use theus::{Config, SessionId};
+
+use crate::error::{to_py, without_gil};
+use crate::payload::Payload;
+use crate::segment::Segment;
+
+/// The lifetime root: its lock file lives exactly as long as this process holds it.
+#[pyclass(frozen, module = "theus._theus")]
+pub(crate) struct Session(theus::Session);
+
+#[pymethods]
+impl Session {
+    #[staticmethod]
+    #[pyo3(signature = (*, heavy_limit = None))]
+    fn create(py: Python<'_>, heavy_limit: Option<u64>) -> PyResult<Self> {
+        without_gil(py, || theus::Session::create(Config { heavy_limit })).map(Self)
+    }
+
+    #[getter]
+    fn id(&self) -> &str {
+        self.0.id().as_str()
+    }
+
+    #[getter]
+    fn closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    #[getter]
+    fn heavy_limit(&self) -> Option<u64> {
+        self.0.config().heavy_limit
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.0.used_bytes()
+    }
+
+    #[pyo3(signature = (key, shape, element, data = None, *, dtype = None, fortran = false, trailing_bytes = false, mutable = false))]
+    #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
+    fn create_tensor(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        shape: Vec<u64>,
+        element: &str,
+        data: Option<Payload>,
+        dtype: Option<String>,
+        fortran: bool,
+        trailing_bytes: bool,
+        mutable: bool,
+    ) -> PyResult<Segment> {
+        let order = match (fortran, trailing_bytes) {
+            (false, _) => Order::C,
+            (true, false) => Order::Fortran,
+            (true, true) => Order::FortranItems,
+        };
+        let spec = ElementType::parse(element)
+            .and_then(|element| TensorSpec::dense(key, element, &shape, order))
+            .map_err(|error| to_py(py, error))?;
+        let spec = TensorSpec {
+            dtype,
+            mutable,
+            ..spec
+        };
+        let bytes = data.as_ref().map(|data| data.bytes(py));
+        without_gil(py, || self.0.create_tensor(spec, bytes)).map(Segment)
+    }
+
+    fn publish(&self, py: Python<'_>, segment: &Segment) -> PyResult<()> {
+        without_gil(py, || self.0.publish(&segment.0))
+    }
+
+    fn commit(
+        &self,
+        py: Python<'_>,
+        version: u64,
+        changes: Vec<(String, Option<PyRef<'_, Segment>>)>,
+    ) -> PyResult<()> {
+        let changes: Vec<_> = changes
+            .into_iter()
+            .map(|(key, segment)| (key, segment.map(|segment| Arc::clone(&segment.0))))
+            .collect();
+        without_gil(py, || self.0.commit(version, &changes))
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        without_gil(py, || self.0.close())
+    }
+}
+
+/// (session, alive, entries, bytes) for every session that has names on this machine.
+#[pyfunction]
+pub(crate) fn sessions(py: Python<'_>) -> PyResult<Vec<(String, bool, u64, u64)>> {
+    let found = without_gil(py, theus::sweep::sessions)?;
+    let describe = |info: theus::sweep::SessionInfo| {
+        (info.id.to_string(), info.alive, info.entries, info.bytes)
+    };
+    Ok(found.into_iter().map(describe).collect())
+}
+
+/// A catalog's rows: key, segment name, version, length in bytes.
+type Rows = Vec<(String, String, u64, u64)>;
+
+/// State version and rows of a living session's catalog.
+#[pyfunction]
+pub(crate) fn catalog(py: Python<'_>, session: &str) -> PyResult<(u64, Rows)> {
+    let id: SessionId = session.parse().map_err(|error| to_py(py, error))?;
+    let (version, entries) = without_gil(py, || theus::catalog::read_catalog(&id))?;
+    let rows = entries.into_iter().map(|entry| {
+        (entry.key, entry.segment.to_string(), entry.version, entry.length)
+    });
+    Ok((version, rows.collect()))
+}
+
+/// Remove what dead sessions of this user left; the names that were removed.
+#[pyfunction]
+pub(crate) fn sweep(py: Python<'_>) -> PyResult<Vec<String>> {
+    without_gil(py, theus::sweep::sweep)
+}
+
+/// How many forks lie between this process and the one that first loaded the library.
+#[pyfunction]
+pub(crate) fn fork_generation() -> u64 {
+    theus::fork_generation()
+}

@@ -1,0 +1,189 @@
+//! Every way this crate fails.
+use std::collections::TryReserveError;
+use std::path::PathBuf;
+
+use crate::dispatch::Kind;
+
+/// A result with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every way this crate fails, named by cause.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A system call failed.
+    #[error("{operation} failed: {source}")]
+    Os {
+        /// What was being done.
+        operation: &'static str,
+        /// What the kernel answered.
+        #[source]
+        source: std::io::Error,
+    },
+
+    /// No segment has this name or path.
+    #[error("no segment at {}: it was freed, its session ended, or the name is wrong", path.display())]
+    SegmentNotFound {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// A reservation does not fit.
+    #[error(
+        "cannot reserve {requested} bytes for {key:?}: {limit} has {available} bytes left. \
+         Free entries, drop old snapshots, or raise the limit"
+    )]
+    HeavyZoneFull {
+        /// The entry.
+        key: String,
+        /// How many bytes were asked for.
+        requested: u64,
+        /// How many are left.
+        available: u64,
+        /// What limits them.
+        limit: &'static str,
+    },
+    /// The bytes of a segment are not what its format promises.
+    #[error("{segment} is not a valid segment: {reason}")]
+    InvalidSegment {
+        /// Its name or path.
+        segment: String,
+        /// The first rule that does not hold.
+        reason: String,
+    },
+    /// The operation needs a published segment.
+    #[error("entry {key:?} is not published, so it has no name yet: seal it first")]
+    Unpublished {
+        /// The entry.
+        key: String,
+    },
+    /// The session was closed, or this process is a forked child, which owns nothing.
+    #[error("session {session} is closed, or this process is a forked child of its owner")]
+    SessionClosed {
+        /// Its id.
+        session: String,
+    },
+    /// An entry's name is longer than a catalog slot holds.
+    #[error("the name {key:?} has {found} bytes of UTF-8; at most {expected} fit")]
+    KeyTooLong {
+        /// The name.
+        key: String,
+        /// The bytes that fit.
+        expected: usize,
+        /// The bytes it has.
+        found: usize,
+    },
+    /// Not the name of a segment or session.
+    #[error("{name:?} is not the name of a {expected}")]
+    InvalidName {
+        /// What was given.
+        name: String,
+        /// What it should have named.
+        expected: &'static str,
+    },
+    /// The shape's size does not fit into 63 bits.
+    #[error("shape {shape:?} of {item_bytes} byte items is larger than any memory")]
+    ShapeOverflow {
+        /// The shape.
+        shape: Vec<u64>,
+        /// Bytes of one item.
+        item_bytes: u64,
+    },
+    /// Not an element type of tensors.
+    #[error("{found:?} is not an element type: use i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 or f8")]
+    UnsupportedElement {
+        /// What was given.
+        found: String,
+    },
+    /// Data of another length than its shape says.
+    #[error("entry {key:?} takes {expected} bytes of data, {found} were given")]
+    LengthMismatch {
+        /// The entry.
+        key: String,
+        /// The bytes its shape takes.
+        expected: u64,
+        /// The bytes that were given.
+        found: u64,
+    },
+    /// The bytes are not a frame: they do not begin with the magic.
+    #[error("a frame begins with \"TH\", these bytes begin with {found:02x?}")]
+    FrameMagic {
+        /// The two bytes in its place.
+        found: [u8; 2],
+    },
+    /// The peer speaks another version of the protocol.
+    #[error("the peer speaks version {found} of the protocol, this side version {expected}")]
+    FrameVersion {
+        /// The version in the frame.
+        found: u8,
+        /// The version of this build.
+        expected: u8,
+    },
+    /// No kind of frame has this number.
+    #[error("no kind of frame has the number {found}")]
+    FrameKind {
+        /// The number in the frame.
+        found: u8,
+    },
+    /// A frame with more or fewer fields or attachments than its kind has.
+    #[error("a {kind} frame has {expected} {part}, not {found}")]
+    FrameCount {
+        /// The kind of the frame.
+        kind: Kind,
+        /// What was counted: fields or attachments.
+        part: &'static str,
+        /// What the kind allows.
+        expected: crate::dispatch::Count,
+        /// How many there are.
+        found: usize,
+    },
+    /// A frame's length is not the sum of its parts.
+    #[error("a {kind} frame of {expected} bytes says that it has {found}")]
+    FrameLength {
+        /// The kind of the frame.
+        kind: Kind,
+        /// The length that its parts add up to, or need at least.
+        expected: u64,
+        /// The length in its prefix.
+        found: u64,
+    },
+    /// Bytes that end before the frame does.
+    #[error("a frame of at least {expected} bytes ends after {found}")]
+    FrameIncomplete {
+        /// The bytes that the frame needs, as far as they tell.
+        expected: u64,
+        /// The bytes that are there.
+        found: usize,
+    },
+    /// No memory for a frame that is arriving.
+    #[error("no memory for {bytes} more bytes of a frame")]
+    FrameMemory {
+        /// How many more bytes were asked for.
+        bytes: usize,
+        /// The allocator's answer.
+        #[source]
+        source: TryReserveError,
+    },
+    /// The peer closed its end, or died.
+    #[error("the peer closed its end of the channel, {pending_bytes} bytes into a frame")]
+    ChannelEnd {
+        /// The bytes of an incomplete last frame.
+        pending_bytes: u64,
+    },
+    /// Nobody will read what is sent: the peer closed its end, or died.
+    #[error("nobody reads the other end of the channel: {source}")]
+    ChannelPeerGone {
+        /// What the kernel answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A descriptor that is not the stream socket of a channel.
+    #[error("a channel needs a Unix stream socket")]
+    ChannelSocket,
+    /// A descriptor that is not a control page.
+    #[error("a control page has {expected} bytes and cannot shrink; this one has {found} bytes")]
+    ControlPage {
+        /// The size of a control page.
+        expected: u64,
+        /// The size of this file.
+        found: u64,
+    },
+}

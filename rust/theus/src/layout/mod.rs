@@ -1,0 +1,3 @@
+//! Arrow bytes in a segment.
+
+pub mod tensor;

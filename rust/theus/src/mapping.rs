@@ -1,0 +1,201 @@
+//! An address range over a segment, owned, read-only or read-write; and who lies at an address.
+
+#![expect(unsafe_code, reason = "a mapping is raw memory")]
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::descriptor::SegmentName;
+use crate::error::Result;
+use crate::os::failed;
+
+/// Where published bytes lie in this process: address to length and name.
+static REGISTRY: RwLock<BTreeMap<usize, (usize, SegmentName)>> = RwLock::new(BTreeMap::new());
+
+/// An address range over a whole segment. It stays valid until dropped, whatever becomes of the
+/// segment's name.
+#[derive(Debug)]
+pub struct Mapping {
+    raw: MmapRaw,
+    writable: AtomicBool,
+}
+
+impl Mapping {
+    /// Maps `length` bytes of `file` shared, to be read and written.
+    pub(crate) fn writable(file: &OwnedFd, length: usize) -> Result<Self> {
+        let raw = MmapOptions::new()
+            .len(length)
+            .map_raw(file)
+            .map_err(|error| failed("mapping a new segment", error))?;
+        Ok(Self {
+            raw,
+            writable: AtomicBool::new(true),
+        })
+    }
+
+    /// Maps `length` bytes of `file` shared, to be read: the hardware refuses writes.
+    pub(crate) fn read_only(file: &OwnedFd, length: usize) -> Result<Self> {
+        let raw = MmapOptions::new()
+            .len(length)
+            .map_raw_read_only(file)
+            .map_err(|error| failed("mapping a segment", error))?;
+        Ok(Self {
+            raw,
+            writable: AtomicBool::new(false),
+        })
+    }
+
+    /// Keeps the mapping, and with it the file's locks, out of forked children.
+    pub(crate) fn keep_from_children(&self) -> Result<()> {
+        self.raw
+            .advise(Advice::DontFork)
+            .map_err(|error| failed("keeping a lock from forked children", error))
+    }
+
+    /// Replaces the pages in place by private ones of `file`: what is written through pointers made
+    /// before stays in this process and reaches nobody.
+    pub(crate) fn make_private(&self, file: &OwnedFd) -> Result<()> {
+        self.writable.store(false, Ordering::SeqCst);
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the range is exactly the one this mapping owns, and `Mapping` hands out raw
+        // pointers only, so no reference's promise is broken by what lies there changing. The new
+        // pages show the same file, or a copy of it made by the caller.
+        let mapped = unsafe {
+            rustix::mm::mmap(
+                self.raw.as_mut_ptr().cast(),
+                self.raw.len(),
+                access,
+                flags,
+                file,
+                0,
+            )
+        };
+        mapped
+            .map(drop)
+            .map_err(|errno| failed("sealing a segment", errno))
+    }
+
+    /// Lets [`locate`] find the bytes as those of `name`.
+    pub(crate) fn register(&self, name: &SegmentName) {
+        let entry = (self.len(), name.clone());
+        REGISTRY
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(self.address(), entry);
+    }
+
+    /// The address of the first byte.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.raw.as_ptr().addr()
+    }
+
+    /// The first byte.
+    #[must_use]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.raw.as_ptr()
+    }
+
+    /// The first byte, for the one who may write.
+    #[must_use]
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.raw.as_mut_ptr()
+    }
+
+    /// The length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// Whether the range is empty, which no segment's is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether writes are meant to reach the segment.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        self.writable.load(Ordering::SeqCst)
+    }
+
+    /// The integer at `offset`, which processes share.
+    ///
+    /// # Panics
+    /// If it is not aligned or not inside.
+    pub(crate) fn atomic(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len());
+        // SAFETY: inside the range, which outlives the reference, aligned, and looked at only
+        // through atomics while it is shared.
+        unsafe { AtomicU64::from_ptr(self.as_mut_ptr().add(offset).cast()) }
+    }
+
+    /// Writes `bytes` at `offset`.
+    ///
+    /// # Panics
+    /// If they do not fit, or the mapping is read-only.
+    pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
+        assert!(self.is_writable() && offset + bytes.len() <= self.len());
+        // SAFETY: inside the range, which is writable, and the source is another object.
+        unsafe {
+            let target = self.as_mut_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
+        }
+    }
+
+    /// Copies `length` bytes at `offset` out; another process may be writing them.
+    ///
+    /// # Panics
+    /// If they are not inside.
+    pub(crate) fn read(&self, offset: usize, length: usize) -> Vec<u8> {
+        assert!(offset + length <= self.len());
+        let mut bytes = vec![0; length];
+        // SAFETY: both ranges have `length` bytes; a concurrent write can only make the content
+        // unexpected, which readers check.
+        unsafe {
+            let source = self.as_ptr().add(offset);
+            std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length);
+        }
+        bytes
+    }
+
+    /// All the bytes.
+    ///
+    /// # Safety
+    /// Nobody may write to the segment while the slice lives: it is published and immutable.
+    #[must_use]
+    pub unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: the mapping owns the range; the caller upholds that it does not change.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // Before the address can be used by the next mapping.
+        REGISTRY
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(&self.address());
+    }
+}
+
+/// The published segment that holds all of `length` bytes at `address`, the offset of the first
+/// one in it, and the segment's mapped length.
+#[must_use]
+pub fn locate(address: usize, length: usize) -> Option<(SegmentName, usize, usize)> {
+    let registry = REGISTRY
+        .read()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let (start, (mapped, name)) = registry.range(..=address).next_back()?;
+    let offset = address - start;
+    let end = offset.checked_add(length)?;
+    (end <= *mapped).then(|| (name.clone(), offset, *mapped))
+}

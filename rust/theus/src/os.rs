@@ -1,0 +1,220 @@
+//! The only system calls: create, reserve, link, lock, advise, unlink.
+
+#![expect(
+    unsafe_code,
+    reason = "leases and fork handlers have no safe wrapper"
+)]
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::{Error, Result};
+
+/// From Linux's `fcntl.h`; the libc crate lacks it.
+const F_SETSIG: libc::c_int = 10;
+
+/// Where named memory lies.
+pub(crate) const DIRECTORY: &str = "/dev/shm";
+
+pub(crate) fn path_of(name: &str) -> PathBuf {
+    Path::new(DIRECTORY).join(name)
+}
+
+pub(crate) fn failed(operation: &'static str, source: impl Into<io::Error>) -> Error {
+    Error::Os {
+        operation,
+        source: source.into(),
+    }
+}
+
+pub(crate) fn random(bytes: &mut [u8]) -> Result<()> {
+    rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| failed("drawing random numbers", errno))?;
+    Ok(())
+}
+
+/// Makes a file without a name; the kernel frees it with its last reference.
+pub(crate) fn create_nameless() -> Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    rustix::fs::open(DIRECTORY, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|errno| failed("creating a nameless file in /dev/shm", errno))
+}
+
+/// Reserves `length` bytes of `file`, which then has exactly that length. `Ok(false)`: no space.
+pub(crate) fn reserve(file: &OwnedFd, offset: u64, length: u64) -> Result<bool> {
+    if length == 0 {
+        return Ok(true);
+    }
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), offset, length) {
+            Ok(()) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(Errno::NOSPC | Errno::FBIG | Errno::DQUOT | Errno::NOMEM) => return Ok(false),
+            Err(errno) => return Err(failed("reserving shared memory", errno)),
+        }
+    }
+}
+
+/// How many bytes `/dev/shm` has left.
+pub(crate) fn available_bytes() -> u64 {
+    rustix::fs::statvfs(DIRECTORY).map_or(0, |status| status.f_bavail * status.f_frsize)
+}
+
+/// Gives a nameless file its name, which must be new.
+pub(crate) fn link(file: &OwnedFd, name: &str) -> Result<()> {
+    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, source, CWD, path_of(name), AtFlags::SYMLINK_FOLLOW)
+        .map_err(|errno| failed("publishing a segment under its name", errno))
+}
+
+/// Removes a name; one that is gone already is no error.
+pub(crate) fn unlink(name: &str) -> Result<bool> {
+    match rustix::fs::unlink(path_of(name)) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(failed("unlinking a segment", errno)),
+    }
+}
+
+/// Opens a file to be read: never a link, never waiting for a peer.
+pub(crate) fn open_read_only(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => Ok(file),
+        Err(Errno::NOENT) => Err(Error::SegmentNotFound {
+            path: path.to_owned(),
+        }),
+        Err(errno) => Err(failed("opening a segment", errno)),
+    }
+}
+
+/// Opens the file behind `file` anew, as a description of its own that cannot write.
+pub(crate) fn reopen_read_only(file: &OwnedFd) -> Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| failed("reopening a segment", errno))
+}
+
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Status {
+    pub(crate) inode: (u64, u64),
+    pub(crate) length: u64,
+    pub(crate) links: u64,
+    pub(crate) regular: bool,
+    pub(crate) own: bool,
+}
+
+pub(crate) fn status(file: &impl AsFd) -> Result<Status> {
+    rustix::fs::fstat(file)
+        .map(|stat| describe(&stat))
+        .map_err(|errno| failed("looking at a segment", errno))
+}
+
+/// What lies at `path`, links not followed; `None` if nothing does.
+pub(crate) fn status_of(path: &Path) -> Option<Status> {
+    rustix::fs::lstat(path).ok().map(|stat| describe(&stat))
+}
+
+#[allow(
+    clippy::cast_sign_loss,
+    clippy::unnecessary_cast,
+    clippy::useless_conversion,
+    reason = "the fields' types differ between architectures"
+)]
+fn describe(stat: &rustix::fs::Stat) -> Status {
+    Status {
+        inode: (stat.st_dev as u64, stat.st_ino as u64),
+        length: stat.st_size as u64,
+        links: stat.st_nlink as u64,
+        regular: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
+        own: stat.st_uid == rustix::process::geteuid().as_raw(),
+    }
+}
+
+/// Takes the exclusive lock without waiting; false if somebody has it.
+pub(crate) fn try_lock(file: &OwnedFd) -> Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(failed("locking a session", errno)),
+    }
+}
+
+/// The names in `/dev/shm` that begin with `prefix`.
+pub(crate) fn names(prefix: &str) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(DIRECTORY).map_err(|error| failed("listing /dev/shm", error))?;
+    let names = entries.filter_map(|entry| {
+        let name = entry.ok()?.file_name();
+        OsStr::to_str(&name).map(str::to_owned)
+    });
+    Ok(names.filter(|name| name.starts_with(prefix)).collect())
+}
+
+/// Writes all of `data` at `offset`; the kernel takes at most 2 GiB at once.
+pub(crate) fn write_at(file: &File, data: &[u8], offset: u64) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    file.write_all_at(data, offset)
+        .map_err(|error| failed("copying into shared memory", error))
+}
+
+/// Whether nobody else has the file open or mapped, `None` if the file system cannot tell.
+///
+/// The lease is returned at once. Opening a leased file signals its holder; SIGURG is ignored by
+/// default, where the default for a lease, SIGIO, would end this process.
+pub(crate) fn is_unused(file: &OwnedFd) -> Option<bool> {
+    let fd = file.as_raw_fd();
+    // SAFETY: F_SETSIG and F_SETLEASE take a descriptor, which `file` keeps open, and an integer.
+    let granted = unsafe {
+        libc::fcntl(fd, F_SETSIG, libc::SIGURG);
+        libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK)
+    };
+    if granted == 0 {
+        // SAFETY: as above.
+        unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
+        return Some(true);
+    }
+    let busy = io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
+    busy.then_some(false)
+}
+
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+static FORKS: AtomicU64 = AtomicU64::new(0);
+static REGISTER: Once = Once::new();
+
+extern "C" fn before_fork() {
+    FORKS.fetch_add(1, Ordering::SeqCst);
+}
+
+extern "C" fn after_fork_in_child() {
+    GENERATION.fetch_add(1, Ordering::SeqCst);
+}
+
+/// Counts forks from now on.
+pub(crate) fn watch_forks() {
+    REGISTER.call_once(|| {
+        // SAFETY: the handlers live as long as the program and touch only atomics, which is all a
+        // child of a threaded process may do.
+        unsafe { libc::pthread_atfork(Some(before_fork), None, Some(after_fork_in_child)) };
+    });
+}
+
+/// How many forks lie between this process and the one that first loaded the library.
+#[must_use]
+pub fn fork_generation() -> u64 {
+    watch_forks();
+    GENERATION.load(Ordering::SeqCst)
+}
+
+/// How many children this process and its ancestors have forked.
+pub(crate) fn forks() -> u64 {
+    FORKS.load(Ordering::SeqCst)
+}

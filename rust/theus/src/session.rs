@@ -1,0 +1,280 @@
+//! The lifetime root: a session lives while its lock is held, and owns every name made in it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::catalog::{CatalogWriter, check_key};
+use crate::descriptor::SessionId;
+use crate::error::{Error, Result};
+use crate::layout::tensor::TensorSpec;
+use crate::mapping::Mapping;
+use crate::os;
+use crate::segment::{Segment, Used};
+use crate::signals;
+use crate::sweep::sweep;
+
+/// How a session is set up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Config {
+    /// How many bytes its segments may reserve together; without it, what the machine has.
+    pub heavy_limit: Option<u64>,
+}
+
+/// A session: the process that creates it owns its segments. Clones are the same session.
+#[derive(Debug, Clone)]
+pub struct Session(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    id: SessionId,
+    config: Config,
+    generation: u64,
+    used: Used,
+    next: AtomicU64,
+    closed: AtomicBool,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    lock: Option<Lock>,
+    catalog: CatalogWriter,
+    segments: Vec<Weak<Segment>>,
+}
+
+impl Session {
+    /// Sweeps what dead sessions left, then creates one.
+    ///
+    /// # Errors
+    /// [`Error::Os`] or [`Error::HeavyZoneFull`] if the lock or the catalog cannot be made.
+    pub fn create(config: Config) -> Result<Self> {
+        os::watch_forks();
+        sweep()?;
+        let id = SessionId::random()?;
+        let lock = Lock::create(&id)?;
+        let catalog = CatalogWriter::create(&id)?;
+        signals::guard(&id);
+        Ok(Self(Arc::new(Inner {
+            id,
+            config,
+            generation: os::fork_generation(),
+            used: Used::default(),
+            next: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
+            held: Mutex::new(Held {
+                lock: Some(lock),
+                catalog,
+                segments: Vec::new(),
+            }),
+        })))
+    }
+
+    /// The session's id.
+    #[must_use]
+    pub fn id(&self) -> &SessionId {
+        &self.0.id
+    }
+
+    /// Whether it was closed, or this process is a forked child of its owner.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::SeqCst) || self.0.generation != os::fork_generation()
+    }
+
+    /// The bytes that its living segments have reserved.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.0.used.load(Ordering::SeqCst)
+    }
+
+    /// How it was set up.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        self.0.config
+    }
+
+    /// Reserves a nameless tensor segment: zeros, or a parallel copy of `data`.
+    ///
+    /// # Errors
+    /// [`Error::HeavyZoneFull`], [`Error::KeyTooLong`], [`Error::LengthMismatch`],
+    /// [`Error::SessionClosed`] or [`Error::Os`].
+    pub fn create_tensor(&self, spec: TensorSpec, data: Option<&[u8]>) -> Result<Arc<Segment>> {
+        self.check_open()?;
+        check_key(&spec.key)?;
+        let body = spec.body_bytes();
+        if let Some(data) = data
+            && data.len() as u64 != body
+        {
+            return Err(Error::LengthMismatch {
+                key: spec.key,
+                expected: body,
+                found: data.len() as u64,
+            });
+        }
+        self.check_budget(&spec.key, body)?;
+        let mutable = spec.mutable;
+        let number = self.0.next.fetch_add(1, Ordering::SeqCst);
+        let name = self.0.id.segment(number);
+        let segment = Arc::new(Segment::create(name, spec, data, &self.0.used)?);
+        let mut held = self.held();
+        held.segments.retain(|segment| segment.strong_count() > 0);
+        held.segments.push(Arc::downgrade(&segment));
+        drop(held);
+        if mutable {
+            self.publish(&segment)?;
+        }
+        Ok(segment)
+    }
+
+    fn check_budget(&self, key: &str, requested: u64) -> Result<()> {
+        let used = self.used_bytes();
+        let full = |available, limit| Error::HeavyZoneFull {
+            key: key.to_owned(),
+            requested,
+            available,
+            limit,
+        };
+        if let Some(limit) = self.0.config.heavy_limit
+            && used.saturating_add(requested) > limit
+        {
+            return Err(full(limit.saturating_sub(used), "heavy_limit"));
+        }
+        let available = os::available_bytes();
+        if requested > available {
+            return Err(full(available, "/dev/shm"));
+        }
+        Ok(())
+    }
+
+    /// Seals `segment` and links its name. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error::SessionClosed`], [`Error::HeavyZoneFull`] or [`Error::Os`].
+    pub fn publish(&self, segment: &Segment) -> Result<()> {
+        self.check_open()?;
+        let mut held = self.held();
+        if let Some(lock) = &held.lock
+            && !lock.is_in_place(&self.0.id)
+        {
+            // Somebody removed the file: without it a sweep would ask only the catalog.
+            held.lock = Some(Lock::create(&self.0.id)?);
+        }
+        segment.publish()
+    }
+
+    /// Enters the changed keys of state `version` in the catalog; `None` removes a key.
+    ///
+    /// # Errors
+    /// [`Error::SessionClosed`], [`Error::KeyTooLong`] or [`Error::HeavyZoneFull`].
+    pub fn commit(&self, version: u64, changes: &[(String, Option<Arc<Segment>>)]) -> Result<()> {
+        self.check_open()?;
+        let mut held = self.held();
+        for (key, segment) in changes {
+            match segment {
+                Some(segment) => {
+                    let number = segment.name().number;
+                    held.catalog.set(key, version, number, segment.length() as u64)?;
+                }
+                None => held.catalog.remove(key),
+            }
+        }
+        held.catalog.set_version(version);
+        Ok(())
+    }
+
+    /// Removes every name of the session, the lock last. Mappings stay valid. Idempotent.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the kernel refuses; what is left is removed by the next sweep.
+    pub fn close(&self) -> Result<()> {
+        self.0.close()
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.is_closed() {
+            return Err(Error::SessionClosed {
+                session: self.0.id.to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn close(&self) -> Result<()> {
+        if self.generation != os::fork_generation() || self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let segments = std::mem::take(&mut held.segments);
+        let unlinked: Result<()> = segments
+            .iter()
+            .filter_map(Weak::upgrade)
+            .try_for_each(|segment| segment.unlink());
+        os::unlink(&self.id.segment(0).to_string())?;
+        unlinked?;
+        os::unlink(&self.id.lock_name())?;
+        held.lock = None;
+        signals::unguard(&self.id);
+        Ok(())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next sweep.
+        let _ = self.close();
+    }
+}
+
+/// The proof that the owner lives. The mapping holds the lock's open description, with no
+/// descriptor that a forked child could inherit; nobody ever unlocks, in a child it would unlock
+/// the owner's.
+#[derive(Debug)]
+struct Lock {
+    inode: (u64, u64),
+    _mapping: Mapping,
+}
+
+impl Lock {
+    fn create(id: &SessionId) -> Result<Self> {
+        loop {
+            let forks = os::forks();
+            let file = os::create_nameless()?;
+            if !os::reserve(&file, 0, 1)? {
+                return Err(Error::HeavyZoneFull {
+                    key: "the session's lock".to_owned(),
+                    requested: 1,
+                    available: os::available_bytes(),
+                    limit: "/dev/shm",
+                });
+            }
+            let locked = os::try_lock(&file)?;
+            let mapping = Mapping::writable(&file, 1)?;
+            mapping.keep_from_children()?;
+            // A child forked while the descriptor was open has it too, and would keep a dead
+            // session alive: try again with a file that no child has seen.
+            if !locked || forks != os::forks() {
+                continue;
+            }
+            os::link(&file, &id.lock_name())?;
+            let inode = os::status(&file)?.inode;
+            drop(file);
+            if forks == os::forks() {
+                return Ok(Self {
+                    inode,
+                    _mapping: mapping,
+                });
+            }
+            os::unlink(&id.lock_name())?;
+        }
+    }
+
+    fn is_in_place(&self, id: &SessionId) -> bool {
+        os::status_of(&os::path_of(&id.lock_name())).map(|status| status.inode) == Some(self.inode)
+    }
+}

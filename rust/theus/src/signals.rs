@@ -1,0 +1,126 @@
+//! SIGTERM and SIGHUP end a process without running any of its code; sessions would stay behind.
+//!
+//! Where these signals have their default effect when the first session is made, a handler removes
+//! the sessions' names and then lets the default effect happen. It uses only what a handler may:
+//! system calls on buffers of its own.
+
+#![expect(unsafe_code, reason = "a signal handler may call system calls only")]
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::descriptor::{PREFIX, SessionId};
+use crate::os;
+
+const SESSIONS: usize = 64;
+const ID_BYTES: usize = 12;
+
+/// The ids of living sessions, 12 bytes in two words; zero is a free place.
+static IDS: [[AtomicU64; 2]; SESSIONS] = [const { [AtomicU64::new(0), AtomicU64::new(0)] }; SESSIONS];
+static GENERATION: AtomicUsize = AtomicUsize::new(0);
+static INSTALL: Once = Once::new();
+
+fn words(id: &SessionId) -> [u64; 2] {
+    let mut bytes = [0_u8; 16];
+    bytes[..ID_BYTES].copy_from_slice(id.as_str().as_bytes());
+    let (first, second) = bytes.split_at(8);
+    [first, second].map(|half| u64::from_le_bytes(half.try_into().unwrap_or_default()))
+}
+
+/// Has the names of session `id` removed if a signal ends this process.
+pub(crate) fn guard(id: &SessionId) {
+    INSTALL.call_once(install);
+    #[expect(clippy::cast_possible_truncation, reason = "forks are counted, not 2^32 of them")]
+    GENERATION.store(os::fork_generation() as usize, Ordering::SeqCst);
+    let [first, second] = words(id);
+    for place in &IDS {
+        // More sessions than places are still removed by the workers and by the next sweep.
+        if place[1].compare_exchange(0, second, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+            place[0].store(first, Ordering::SeqCst);
+            return;
+        }
+    }
+}
+
+/// Forgets session `id`, which is closed.
+pub(crate) fn unguard(id: &SessionId) {
+    let [first, second] = words(id);
+    for place in &IDS {
+        if place[0].load(Ordering::SeqCst) == first && place[1].load(Ordering::SeqCst) == second {
+            place[0].store(0, Ordering::SeqCst);
+            place[1].store(0, Ordering::SeqCst);
+        }
+    }
+}
+
+fn install() {
+    for signal in [libc::SIGTERM, libc::SIGHUP] {
+        let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: the current action is written to `old`; nothing changes.
+        let known = unsafe { libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr()) };
+        // SAFETY: it was zeroed, which is a valid value, and then written.
+        let old = unsafe { old.assume_init() };
+        if known != 0 || old.sa_sigaction != libc::SIG_DFL {
+            continue;
+        }
+        let mut action = old;
+        action.sa_sigaction = remove_and_die as *const () as usize;
+        // SAFETY: the handler has the signature of one without SA_SIGINFO and lives forever.
+        unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
+    }
+}
+
+extern "C" fn remove_and_die(signal: libc::c_int) {
+    #[expect(clippy::cast_possible_truncation, reason = "as when it was stored")]
+    let own = GENERATION.load(Ordering::SeqCst) == os::fork_generation() as usize;
+    if own {
+        // The lock files go last: a sweep must not take a session for one without a lock.
+        remove_names(false);
+        remove_names(true);
+    }
+    // SAFETY: signal and raise are async-signal-safe; the default action ends the process when the
+    // handler returns and the signal is unblocked.
+    unsafe {
+        libc::signal(signal, libc::SIG_DFL);
+        libc::raise(signal);
+    }
+}
+
+fn remove_names(locks: bool) {
+    let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 8192];
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+    let Ok(directory) = rustix::fs::open(os::DIRECTORY, flags, rustix::fs::Mode::empty()) else {
+        return;
+    };
+    let mut entries = rustix::fs::RawDir::new(&directory, &mut buffer);
+    while let Some(Ok(entry)) = entries.next() {
+        let name = entry.file_name();
+        if is_ours(name.to_bytes(), locks) {
+            let _ = rustix::fs::unlinkat(&directory, name, rustix::fs::AtFlags::empty());
+        }
+    }
+}
+
+fn is_ours(name: &[u8], locks: bool) -> bool {
+    let Some(rest) = name.strip_prefix(PREFIX.as_bytes()) else {
+        return false;
+    };
+    let (Some(id), Some(tail)) = (rest.get(..ID_BYTES), rest.get(ID_BYTES..)) else {
+        return false;
+    };
+    if (tail == b".lock") != locks || !(locks || tail.starts_with(b"-")) {
+        return false;
+    }
+    let mut bytes = [0_u8; 16];
+    bytes[..ID_BYTES].copy_from_slice(id);
+    let (first, second) = bytes.split_at(8);
+    let word = |half: &[u8]| {
+        let mut word = [0; 8];
+        word.copy_from_slice(half);
+        u64::from_le_bytes(word)
+    };
+    IDS.iter().any(|place| {
+        place[0].load(Ordering::SeqCst) == word(first)
+            && place[1].load(Ordering::SeqCst) == word(second)
+    })
+}
