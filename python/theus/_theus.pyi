@@ -166,7 +166,10 @@ def fork_generation() -> int:
     """How many forks lie between this process and the one that first loaded the library."""
 
 def watch_owner(pidfd: int, session: str) -> None:
-    """Start a thread that needs no GIL: when the owner ends, sweep its session, end this process."""
+    """Start a thread that needs no GIL: when the owner ends, sweep its session, end this process.
+
+    Takes the descriptor over.
+    """
 
 @final
 class Channel:
@@ -174,7 +177,10 @@ class Channel:
 
     @staticmethod
     def pair() -> tuple[Channel, int]:
-        """The owner's end, non-blocking and close-on-exec, and the worker's inheritable fd."""
+        """The owner's end, and the worker's descriptor, to be closed once the worker has it.
+
+        Both are close-on-exec: ``pass_fds`` makes the second inheritable, in the worker alone.
+        """
 
     @staticmethod
     def from_fd(fd: int) -> Channel:
@@ -221,7 +227,7 @@ class Control:
 
     @staticmethod
     def create() -> tuple[Control, int]:
-        """The page, and an inheritable fd for the worker."""
+        """The page, and the worker's descriptor, close-on-exec as that of :meth:`Channel.pair`."""
 
     @staticmethod
     def from_fd(fd: int) -> Control: ...

@@ -25,6 +25,7 @@ pub(crate) struct Buffer(pub(crate) Arc<Mapping>);
 
 #[pymethods]
 impl Buffer {
+    #[expect(clippy::needless_pass_by_value, reason = "the protocol's signature")]
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,
         view: *mut ffi::Py_buffer,
@@ -42,7 +43,14 @@ impl Buffer {
         // SAFETY: Python passes a view to fill; the object given with it keeps the mapping, and so
         // the range, alive until the view is released.
         let filled = unsafe {
-            ffi::PyBuffer_FillInfo(view, slf.as_ptr(), address, length, c_int::from(readonly), flags)
+            ffi::PyBuffer_FillInfo(
+                view,
+                slf.as_ptr(),
+                address,
+                length,
+                c_int::from(readonly),
+                flags,
+            )
         };
         if filled == 0 {
             Ok(())
@@ -86,7 +94,7 @@ impl Buffer {
         let (Some(bytes), Some(end)) = (bytes, end) else {
             return Err(PyValueError::new_err("the array is larger than any memory"));
         };
-        if end > self.0.len() || offset % item != 0 || self.0.is_writable() {
+        if end > self.0.len() || !offset.is_multiple_of(item) || self.0.is_writable() {
             return Err(PyValueError::new_err(
                 "an Arrow array needs aligned items inside a published segment",
             ));

@@ -43,6 +43,10 @@ impl Session {
 
     #[pyo3(signature = (key, shape, element, data = None, *, dtype = None, fortran = false, trailing_bytes = false, mutable = false))]
     #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "converted from Python objects"
+    )]
     fn create_tensor(
         &self,
         py: Python<'_>,
@@ -113,7 +117,12 @@ pub(crate) fn catalog(py: Python<'_>, session: &str) -> PyResult<(u64, Rows)> {
     let id: SessionId = session.parse().map_err(|error| to_py(py, error))?;
     let (version, entries) = without_gil(py, || theus::catalog::read_catalog(&id))?;
     let rows = entries.into_iter().map(|entry| {
-        (entry.key, entry.segment.to_string(), entry.version, entry.length)
+        (
+            entry.key,
+            entry.segment.to_string(),
+            entry.version,
+            entry.length,
+        )
     });
     Ok((version, rows.collect()))
 }

@@ -75,7 +75,10 @@ impl CatalogWriter {
         };
         catalog.grow(FIRST_SLOTS)?;
         catalog.mapping.write(0, MAGIC);
-        catalog.mapping.atomic(LAYOUT).store(LAYOUT_VERSION, Ordering::Release);
+        catalog
+            .mapping
+            .atomic(LAYOUT)
+            .store(LAYOUT_VERSION, Ordering::Release);
         os::link(&catalog.file, &session.segment(0).to_string())?;
         Ok(catalog)
     }
@@ -93,7 +96,9 @@ impl CatalogWriter {
         }
         self.free.extend((self.capacity..capacity).rev());
         self.capacity = capacity;
-        self.mapping.atomic(CAPACITY).store(capacity as u64, Ordering::Release);
+        self.mapping
+            .atomic(CAPACITY)
+            .store(capacity as u64, Ordering::Release);
         Ok(())
     }
 
@@ -114,10 +119,14 @@ impl CatalogWriter {
             slot
         };
         self.write(slot, |mapping, at| {
-            mapping.atomic(at + VERSION).store(version, Ordering::Relaxed);
+            mapping
+                .atomic(at + VERSION)
+                .store(version, Ordering::Relaxed);
             mapping.atomic(at + NUMBER).store(number, Ordering::Relaxed);
             mapping.atomic(at + LENGTH).store(length, Ordering::Relaxed);
-            mapping.atomic(at + KEY_LENGTH).store(key.len() as u64, Ordering::Relaxed);
+            mapping
+                .atomic(at + KEY_LENGTH)
+                .store(key.len() as u64, Ordering::Relaxed);
             mapping.write(at + KEY, key.as_bytes());
         });
         Ok(())
@@ -134,7 +143,9 @@ impl CatalogWriter {
     }
 
     pub(crate) fn set_version(&self, version: u64) {
-        self.mapping.atomic(STATE_VERSION).store(version, Ordering::Release);
+        self.mapping
+            .atomic(STATE_VERSION)
+            .store(version, Ordering::Release);
     }
 
     fn write(&self, slot: usize, change: impl FnOnce(&Mapping, usize)) {
@@ -174,21 +185,32 @@ pub fn read_catalog(session: &SessionId) -> Result<(u64, Vec<CatalogEntry>)> {
     let file = os::open_read_only(&os::path_of(&name))?;
     let status = os::status(&file)?;
     let length = usize::try_from(status.length).unwrap_or(usize::MAX);
-    if !status.regular || length < HEADER_BYTES || length > HEADER_BYTES + MAX_SLOTS * SLOT_BYTES {
+    let possible = HEADER_BYTES..=HEADER_BYTES + MAX_SLOTS * SLOT_BYTES;
+    if !status.regular || !possible.contains(&length) {
         return Err(invalid("its size is not a catalog's"));
     }
     let mapping = Mapping::read_only(&file, length)?;
-    if mapping.read(0, 8) != MAGIC || mapping.atomic(LAYOUT).load(Ordering::Acquire) != LAYOUT_VERSION
+    if mapping.read(0, 8) != MAGIC
+        || mapping.atomic(LAYOUT).load(Ordering::Acquire) != LAYOUT_VERSION
     {
         return Err(invalid("it is not a catalog of this layout version"));
     }
     let capacity = usize::try_from(mapping.atomic(CAPACITY).load(Ordering::Acquire));
-    let slots = capacity.unwrap_or(0).min((length - HEADER_BYTES) / SLOT_BYTES);
+    let slots = capacity
+        .unwrap_or(0)
+        .min((length - HEADER_BYTES) / SLOT_BYTES);
     let mut entries = Vec::new();
     for slot in 0..slots {
-        entries.extend(read_slot(&mapping, HEADER_BYTES + slot * SLOT_BYTES, session));
+        entries.extend(read_slot(
+            &mapping,
+            HEADER_BYTES + slot * SLOT_BYTES,
+            session,
+        ));
     }
-    Ok((mapping.atomic(STATE_VERSION).load(Ordering::Acquire), entries))
+    Ok((
+        mapping.atomic(STATE_VERSION).load(Ordering::Acquire),
+        entries,
+    ))
 }
 
 fn read_slot(mapping: &Mapping, at: usize, session: &SessionId) -> Option<CatalogEntry> {
@@ -199,7 +221,9 @@ fn read_slot(mapping: &Mapping, at: usize, session: &SessionId) -> Option<Catalo
         let version = mapping.atomic(at + VERSION).load(Ordering::Relaxed);
         let length = mapping.atomic(at + LENGTH).load(Ordering::Relaxed);
         let key_length = mapping.atomic(at + KEY_LENGTH).load(Ordering::Relaxed);
-        let key_length = usize::try_from(key_length).unwrap_or(usize::MAX).min(MAX_KEY_BYTES);
+        let key_length = usize::try_from(key_length)
+            .unwrap_or(usize::MAX)
+            .min(MAX_KEY_BYTES);
         let key = mapping.read(at + KEY, key_length);
         fence(Ordering::Acquire);
         let after = mapping.atomic(at + SEQUENCE).load(Ordering::Relaxed);

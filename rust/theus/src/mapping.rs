@@ -134,7 +134,7 @@ impl Mapping {
         assert!(offset.is_multiple_of(8) && offset + 8 <= self.len());
         // SAFETY: inside the range, which outlives the reference, aligned, and looked at only
         // through atomics while it is shared.
-        unsafe { AtomicU64::from_ptr(self.as_mut_ptr().add(offset).cast()) }
+        unsafe { AtomicU64::from_ptr(self.as_mut_ptr().wrapping_add(offset).cast()) }
     }
 
     /// Writes `bytes` at `offset`.
@@ -143,11 +143,9 @@ impl Mapping {
     /// If they do not fit, or the mapping is read-only.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         assert!(self.is_writable() && offset + bytes.len() <= self.len());
+        let target = self.as_mut_ptr().wrapping_add(offset);
         // SAFETY: inside the range, which is writable, and the source is another object.
-        unsafe {
-            let target = self.as_mut_ptr().add(offset);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len());
-        }
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     }
 
     /// Copies `length` bytes at `offset` out; another process may be writing them.
@@ -157,12 +155,10 @@ impl Mapping {
     pub(crate) fn read(&self, offset: usize, length: usize) -> Vec<u8> {
         assert!(offset + length <= self.len());
         let mut bytes = vec![0; length];
+        let source = self.as_ptr().wrapping_add(offset);
         // SAFETY: both ranges have `length` bytes; a concurrent write can only make the content
         // unexpected, which readers check.
-        unsafe {
-            let source = self.as_ptr().add(offset);
-            std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length);
-        }
+        unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length) };
         bytes
     }
 

@@ -1,9 +1,6 @@
 //! The only system calls: create, reserve, link, lock, advise, unlink.
 
-#![expect(
-    unsafe_code,
-    reason = "leases and fork handlers have no safe wrapper"
-)]
+#![expect(unsafe_code, reason = "leases and fork handlers have no safe wrapper")]
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -151,7 +148,8 @@ pub(crate) fn try_lock(file: &OwnedFd) -> Result<bool> {
 
 /// The names in `/dev/shm` that begin with `prefix`.
 pub(crate) fn names(prefix: &str) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(DIRECTORY).map_err(|error| failed("listing /dev/shm", error))?;
+    let entries =
+        std::fs::read_dir(DIRECTORY).map_err(|error| failed("listing /dev/shm", error))?;
     let names = entries.filter_map(|entry| {
         let name = entry.ok()?.file_name();
         OsStr::to_str(&name).map(str::to_owned)
@@ -172,11 +170,10 @@ pub(crate) fn write_at(file: &File, data: &[u8], offset: u64) -> Result<()> {
 /// default, where the default for a lease, SIGIO, would end this process.
 pub(crate) fn is_unused(file: &OwnedFd) -> Option<bool> {
     let fd = file.as_raw_fd();
-    // SAFETY: F_SETSIG and F_SETLEASE take a descriptor, which `file` keeps open, and an integer.
-    let granted = unsafe {
-        libc::fcntl(fd, F_SETSIG, libc::SIGURG);
-        libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK)
-    };
+    // SAFETY: F_SETSIG takes a descriptor, which `file` keeps open, and an integer.
+    unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) };
+    // SAFETY: so does F_SETLEASE.
+    let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) };
     if granted == 0 {
         // SAFETY: as above.
         unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };

@@ -255,7 +255,8 @@ impl Segment {
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.linked.load(Ordering::SeqCst)
-            && (self.owner.is_some() || os::status_of(&os::path_of(&self.name.to_string())).is_some())
+            && (self.owner.is_some()
+                || os::status_of(&os::path_of(&self.name.to_string())).is_some())
     }
 
     /// Whether publication copied it, because this process had forked since the allocation.

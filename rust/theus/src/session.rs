@@ -173,7 +173,8 @@ impl Session {
             match segment {
                 Some(segment) => {
                     let number = segment.name().number;
-                    held.catalog.set(key, version, number, segment.length() as u64)?;
+                    held.catalog
+                        .set(key, version, number, segment.length() as u64)?;
                 }
                 None => held.catalog.remove(key),
             }

@@ -16,7 +16,8 @@ const SESSIONS: usize = 64;
 const ID_BYTES: usize = 12;
 
 /// The ids of living sessions, 12 bytes in two words; zero is a free place.
-static IDS: [[AtomicU64; 2]; SESSIONS] = [const { [AtomicU64::new(0), AtomicU64::new(0)] }; SESSIONS];
+static IDS: [[AtomicU64; 2]; SESSIONS] =
+    [const { [AtomicU64::new(0), AtomicU64::new(0)] }; SESSIONS];
 static GENERATION: AtomicUsize = AtomicUsize::new(0);
 static INSTALL: Once = Once::new();
 
@@ -30,12 +31,18 @@ fn words(id: &SessionId) -> [u64; 2] {
 /// Has the names of session `id` removed if a signal ends this process.
 pub(crate) fn guard(id: &SessionId) {
     INSTALL.call_once(install);
-    #[expect(clippy::cast_possible_truncation, reason = "forks are counted, not 2^32 of them")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "forks are counted, not 2^32 of them"
+    )]
     GENERATION.store(os::fork_generation() as usize, Ordering::SeqCst);
     let [first, second] = words(id);
     for place in &IDS {
         // More sessions than places are still removed by the workers and by the next sweep.
-        if place[1].compare_exchange(0, second, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+        if place[1]
+            .compare_exchange(0, second, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
             place[0].store(first, Ordering::SeqCst);
             return;
         }
@@ -78,12 +85,11 @@ extern "C" fn remove_and_die(signal: libc::c_int) {
         remove_names(false);
         remove_names(true);
     }
-    // SAFETY: signal and raise are async-signal-safe; the default action ends the process when the
-    // handler returns and the signal is unblocked.
-    unsafe {
-        libc::signal(signal, libc::SIG_DFL);
-        libc::raise(signal);
-    }
+    // SAFETY: signal is async-signal-safe.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: so is raise; the default action ends the process when the handler returns and the
+    // signal is unblocked.
+    unsafe { libc::raise(signal) };
 }
 
 fn remove_names(locks: bool) {

@@ -73,7 +73,11 @@ pub fn sweep_session(id: &SessionId) -> Result<SweepOutcome> {
         return Ok(SweepOutcome::StillAlive);
     }
     let mut removed = Vec::new();
-    for name in segments_of(id)?.into_iter().map(|name| name.to_string()).chain([lock_name]) {
+    for name in segments_of(id)?
+        .into_iter()
+        .map(|name| name.to_string())
+        .chain([lock_name])
+    {
         if os::unlink(&name)? {
             removed.push(name);
         }
@@ -118,7 +122,10 @@ fn by_session() -> Result<BTreeMap<SessionId, Vec<SegmentName>>> {
     let mut sessions: BTreeMap<SessionId, Vec<SegmentName>> = BTreeMap::new();
     for name in os::names(PREFIX)? {
         if let Ok(segment) = name.parse::<SegmentName>() {
-            sessions.entry(segment.session.clone()).or_default().push(segment);
+            sessions
+                .entry(segment.session.clone())
+                .or_default()
+                .push(segment);
         } else if let Some(id) = name
             .strip_prefix(PREFIX)
             .and_then(|rest| rest.strip_suffix(".lock"))
@@ -155,6 +162,8 @@ fn is_alive(id: &SessionId, names: &[SegmentName]) -> bool {
     match os::open_read_only(&os::path_of(&id.lock_name())) {
         // The lock is let go with the descriptor, here.
         Ok(lock) => !os::try_lock(&lock).unwrap_or(false),
-        Err(_) => names.iter().any(|name| name.number == 0 && !is_unused(name)),
+        Err(_) => names
+            .iter()
+            .any(|name| name.number == 0 && !is_unused(name)),
     }
 }

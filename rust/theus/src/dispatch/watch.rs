@@ -55,7 +55,10 @@ pub fn watch_owner(pidfd: OwnedFd, session: SessionId) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Os`](crate::error::Error::Os) if the descriptor is not open, or no thread can be started.
-pub fn watch_process(pidfd: OwnedFd, sweep: impl FnMut() -> Attempt + Send + 'static) -> Result<()> {
+pub fn watch_process(
+    pidfd: OwnedFd,
+    sweep: impl FnMut() -> Attempt + Send + 'static,
+) -> Result<()> {
     fcntl_setfd(&pidfd, FdFlags::CLOEXEC).map_err(|errno| failed("watching the owner", errno))?;
     thread::Builder::new()
         .name("theus-watch".to_owned())

@@ -171,7 +171,8 @@ impl TensorSpec {
     #[must_use]
     pub fn header(&self) -> Vec<u8> {
         let message = self.message();
-        let metadata = (PREFIX_BYTES + message.len()).next_multiple_of(BODY_ALIGNMENT) - PREFIX_BYTES;
+        let metadata =
+            (PREFIX_BYTES + message.len()).next_multiple_of(BODY_ALIGNMENT) - PREFIX_BYTES;
         let mut header = Vec::with_capacity(PREFIX_BYTES + metadata);
         header.extend_from_slice(&CONTINUATION);
         // Metadata is a name, a dtype and a shape: far below 2 GiB.
@@ -264,7 +265,9 @@ impl TensorSpec {
 /// # Errors
 /// The rule that does not hold.
 pub fn body_offset(head: &[u8], length: u64) -> std::result::Result<usize, String> {
-    let prefix = head.get(..PREFIX_BYTES).ok_or("it is shorter than a message's prefix")?;
+    let prefix = head
+        .get(..PREFIX_BYTES)
+        .ok_or("it is shorter than a message's prefix")?;
     if prefix[..4] != CONTINUATION {
         return Err("it does not begin with an Arrow message".to_owned());
     }
@@ -274,8 +277,10 @@ pub fn body_offset(head: &[u8], length: u64) -> std::result::Result<usize, Strin
     if metadata > MAX_METADATA || end as u64 > length {
         return Err(format!("its metadata of {metadata} bytes does not fit"));
     }
-    if end % BODY_ALIGNMENT != 0 {
-        return Err(format!("its body would begin at {end}, which is not on a page"));
+    if !end.is_multiple_of(BODY_ALIGNMENT) {
+        return Err(format!(
+            "its body would begin at {end}, which is not on a page"
+        ));
     }
     Ok(end)
 }
@@ -287,7 +292,9 @@ pub fn body_offset(head: &[u8], length: u64) -> std::result::Result<usize, Strin
 pub fn read_header(header: &[u8], length: u64) -> std::result::Result<TensorSpec, String> {
     let flatbuffer = header.get(PREFIX_BYTES..).ok_or("it has no metadata")?;
     let message = root_as_message(flatbuffer).map_err(|error| format!("its metadata: {error}"))?;
-    let tensor = message.header_as_tensor().ok_or("its message is not a tensor")?;
+    let tensor = message
+        .header_as_tensor()
+        .ok_or("its message is not a tensor")?;
     let element = element_of(&tensor)?;
     let shape: Vec<u64> = tensor
         .shape()
@@ -325,7 +332,9 @@ fn element_of(tensor: &Tensor<'_>) -> std::result::Result<ElementType, String> {
             other => Err(format!("its items have the precision {other:?}")),
         };
     }
-    let int = tensor.type_as_int().ok_or("its items are neither integers nor floats")?;
+    let int = tensor
+        .type_as_int()
+        .ok_or("its items are neither integers nor floats")?;
     match (int.bitWidth(), int.is_signed()) {
         (8, true) => Ok(ElementType::I8),
         (16, true) => Ok(ElementType::I16),
@@ -347,7 +356,8 @@ fn check_body(
 ) -> std::result::Result<(), String> {
     let body = length - body_offset.min(length);
     let data = tensor.data();
-    let (Ok(offset), Ok(data_length)) = (u64::try_from(data.offset()), u64::try_from(data.length()))
+    let (Ok(offset), Ok(data_length)) =
+        (u64::try_from(data.offset()), u64::try_from(data.length()))
     else {
         return Err("its body has a negative place".to_owned());
     };
@@ -365,8 +375,10 @@ fn check_body(
         end = reach
             .and_then(|reach| end.checked_add(reach))
             .ok_or("its strides overflow")?;
-        if step % spec.element.bytes() != 0 {
-            return Err(format!("a stride of {step} bytes is not a whole number of items"));
+        if !step.is_multiple_of(spec.element.bytes()) {
+            return Err(format!(
+                "a stride of {step} bytes is not a whole number of items"
+            ));
         }
     }
     if end > body {

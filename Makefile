@@ -1,0 +1,65 @@
+# One target a job; `make help` lists them. Everything lives in .venv and target, and is made anew
+# only if what it is made from has changed.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+PYTHON_FILES := python tests benches examples
+# pyo3's build script runs this interpreter, so that no other one on the PATH is taken.
+export PYO3_PYTHON := $(BIN)/python
+export VIRTUAL_ENV := $(CURDIR)/$(VENV)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo build test test-rust test-python lint bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/.created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "theus needs Python 3.11 or later: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' 'maturin>=1.8,<2'
+	touch $@
+
+# The release profile serves the demo, the tests of Python and the benches alike: one build.
+$(VENV)/.built: $(VENV)/.created pyproject.toml $(RUST_SOURCES)
+	$(BIN)/maturin develop --quiet --release
+	touch $@
+
+build: $(VENV)/.built ## build the package and install it, with all it needs, into .venv
+
+demo: build ## the main job on real input, beside pickled arguments
+	$(BIN)/python examples/demo.py
+
+test: test-rust test-python ## all tests
+
+test-rust: $(VENV)/.created ## the tests of the core
+	@if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run --package theus; \
+	else \
+		cargo test --package theus --all-targets; \
+	fi
+	cargo test --package theus --doc
+
+test-python: build ## the tests of the package, its examples included
+	$(BIN)/python -m pytest
+
+lint: build ## formatting, lints and types; warnings fail
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	$(BIN)/ruff check $(PYTHON_FILES)
+	$(BIN)/ruff format --check $(PYTHON_FILES)
+	$(BIN)/pyright
+	$(BIN)/python -m mypy.stubtest theus._theus
+	@count=$$(cargo tree --workspace --prefix none --format '{p}' | grep -o '^arrow v[^ ]*' | sort -u | wc -l); \
+		test "$$count" = 1 || { echo "expected one arrow version in the tree, found $$count"; exit 1; }
+
+bench: build ## peers side by side; SMOKE=1 for a short run
+	$(BIN)/python benches/python/run.py $(if $(SMOKE),--smoke)
+
+docs: ## the Rust documentation
+	cargo doc --package theus --no-deps
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) target .pytest_cache .ruff_cache .mypy_cache

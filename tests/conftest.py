@@ -1,0 +1,66 @@
+"""Every test leaves shared memory and the process table as it found them."""
+
+import glob
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+SHARED_MEMORY = "/dev/shm/theus-*"
+GRACE_S = 3.0
+
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def leftovers(before):
+    names = set(glob.glob(SHARED_MEMORY)) - before
+    children = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+    return sorted(names), [p.cmdline() for p in children]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left():
+    before = set(glob.glob(SHARED_MEMORY))
+    yield
+    deadline = time.monotonic() + GRACE_S
+    while any(leftovers(before)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    names, children = leftovers(before)
+    assert not names, f"left in shared memory: {names}"
+    assert not children, f"left running: {children}"
+
+
+@pytest.fixture
+def engine():
+    import theus
+
+    with theus.TheusEngine(workers=2) as engine:
+        yield engine
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run a script as a process of its own, with a deadline; return what it printed."""
+
+    def run(source, *, check=True, timeout=50):
+        path = tmp_path / "script.py"
+        path.write_text(source)
+        done = subprocess.run(
+            [sys.executable, path],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    return run
