@@ -162,7 +162,7 @@ class References:
                 for name in _names(reader.__code__)
                 if name in reader.__globals__
             ]
-        modules = {function.__module__, *_modules_read_by(function)}
+        modules: set[str | None] = {function.__module__, *_modules_read_by(function)}
         stamps = self._stamps_of(modules)
         definition = json.dumps(
             {
@@ -177,14 +177,14 @@ class References:
         reference = Reference(name_of(function), BY_REFERENCE, definition.encode(), function)
         return _Importable(reference, bindings, specs)
 
-    def _stamps_of(self, modules: set[str]) -> dict[str, Stamp | None]:
+    def _stamps_of(self, modules: set[str | None]) -> dict[str, Stamp | None]:
         """Return the stamp of each of `modules` that is the user's source, as loaded here.
 
         The stamp belongs to the module's spec, which importing or reloading it makes anew: a file
         that was edited but not reloaded keeps the stamp of the code that runs here.
         """
         stamps: dict[str, Stamp | None] = {}
-        for name in sorted(modules):
+        for name in sorted(filter(None, modules)):
             spec = _spec_of(name)
             if spec is None or not _is_user_source(spec):
                 continue

@@ -347,8 +347,9 @@ class HeavyZone(Mapping[str, ShmArray]):
                     entries[key] = None
                     continue
                 entry = self._entry_of(key, value)
-                if entry.name in self._drafts and self._drafts[entry.name].entry is entry:
-                    entries.setdefault(entry.name, entry)
+                for draft in self._drafts.values():
+                    if draft.entry.segment is entry.segment:
+                        entries.setdefault(draft.entry.name, draft.entry)
                 entries[key] = entry
             return self._publish(entries, domain=domain, base=base, strict=strict)
 
@@ -443,7 +444,10 @@ class HeavyZone(Mapping[str, ShmArray]):
             if draft is not None:
                 if _same(value, draft.view()):
                     return draft.entry
-                self._publish({draft.entry.name: draft.entry})
+                segment = draft.entry.segment
+                offset = value.__array_interface__["data"][0] - draft.address
+                part = (segment.name, offset, value.shape, value.strides, value.dtype)
+                return Entry(key, segment, part)
             handle = handle_of(value)
             segment = None if handle is None else self.pin(handle[0])
             if handle is not None and segment is not None:
