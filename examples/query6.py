@@ -1,5 +1,7 @@
 """TPC-H query 6 by workers over row ranges: the columns lie in shared memory, ranges are sent."""
 
+import itertools
+
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -41,4 +43,4 @@ def part_of_pickled(columns):
 
 def ranges(length, parts):
     edges = np.linspace(0, length, parts + 1).astype(int).tolist()
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))

@@ -64,9 +64,7 @@ class Session:
     def publish(self, segment: Segment) -> None:
         """Seal ``segment`` and link its name. Idempotent."""
 
-    def commit(
-        self, version: int, changes: Sequence[tuple[str, Segment | None]]
-    ) -> None:
+    def commit(self, version: int, changes: Sequence[tuple[str, Segment | None]]) -> None:
         """Enter the changed keys of state ``version`` in the catalog (None removes the key)."""
 
     def used_bytes(self) -> int:
@@ -139,9 +137,7 @@ class Buffer:
     def readonly(self) -> bool: ...
     @property
     def address(self) -> int: ...
-    def arrow_array(
-        self, element: str, offset: int, length: int
-    ) -> tuple[object, object]:
+    def arrow_array(self, element: str, offset: int, length: int) -> tuple[object, object]:
         """Arrow C data interface capsules (schema, array) over these very bytes."""
 
 def open_segment(name_or_path: str) -> Segment:

@@ -90,7 +90,7 @@ class Worker:
         self._interruptible = False
 
     def serve(self) -> None:
-        """Take frames until the owner says so or closes the socket."""
+        """Take frames until the owner says that it was the last."""
         signal.signal(signal.SIGINT, self._on_interrupt)
         wire.attach_with(self._attach_given)
         self._channel.send_blocking(_theus.KIND_HELLO, (_theus.PROTOCOL_VERSION, os.getpid()))
@@ -104,10 +104,7 @@ class Worker:
             _theus.KIND_RELEASE: lambda fields, _: self._release(fields),
         }
         while True:
-            try:
-                kind, fields, attachments = self._channel.recv(_SPIN_S)
-            except EOFError:
-                return
+            kind, fields, attachments = self._channel.recv(_SPIN_S)
             if kind == _theus.KIND_SHUTDOWN:
                 return
             handlers[kind](fields, attachments)
@@ -183,7 +180,9 @@ class Worker:
             args, kwargs = given
             result = function(*args, **kwargs)
         elif call == CALL_ITEM:
-            result = call_with_item(function, ParallelContext(domain, {"item": given}, heavy), given)
+            result = call_with_item(
+                function, ParallelContext(domain, {"item": given}, heavy), given
+            )
         else:
             result = call_with_context(function, ParallelContext(domain, given, heavy), given)
         data, _ = wire.dumps(finish(result), self._pin, label="result")
@@ -244,7 +243,13 @@ def main(arguments: list[str]) -> None:
     channel, control, owner, trace = map(int, arguments[1:])
     _theus.watch_owner(owner, session)
     faulthandler.enable(file=trace)
-    Worker(Channel.from_fd(channel), Control.from_fd(control)).serve()
+    try:
+        Worker(Channel.from_fd(channel), Control.from_fd(control)).serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        # The owner is on its way out without having said so. Its socket closes before its lock is
+        # free, so leaving now would leave its session to nobody: the watching thread ends us.
+        while True:
+            signal.pause()
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ Handle = tuple[str, int, tuple[int, ...], tuple[int, ...], Any]
 """Segment name, offset of the first item, shape, strides in bytes, dtype."""
 
 _ELEMENTS = {
-    np.dtype(code): code for code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+    np.dtype(code): code
+    for code in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 }
 _AS_INTEGERS = {"b": "u1", "M": "i8", "m": "i8"}
 
@@ -64,9 +65,7 @@ class ShmArray(np.ndarray[Any, Any]):
 
     __slots__ = ()
 
-    def __array_ufunc__(
-        self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any
-    ) -> Any:
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Compute on plain views, so that results are plain ndarrays and ``out`` is returned."""
         out = kwargs.get("out")
         if out:

@@ -105,9 +105,7 @@ def _inspect(fn: Callable[..., Any]) -> _Shape:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # a builtin without a signature
         return _Shape(context=True, named=frozenset(), takes_item=False, item_name=None)
-    positional = [
-        p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     rest = positional[1:] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     item = positional[1] if len(positional) > 1 else None

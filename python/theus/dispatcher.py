@@ -49,8 +49,8 @@ from theus.errors import (
     UnpicklableError,
     WorkerDiedError,
 )
-from theus.worker_process import WorkerProcess
 from theus.tasks import Task
+from theus.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -442,9 +442,7 @@ class Dispatcher:
         worker.close()
         return deliveries
 
-    def _count_failed_start(
-        self, worker: WorkerProcess, status: int, trace: str
-    ) -> list[Delivery]:
+    def _count_failed_start(self, worker: WorkerProcess, status: int, trace: str) -> list[Delivery]:
         self._failed_starts += 1
         if self._failed_starts < _MAX_FAILED_STARTS:
             return []

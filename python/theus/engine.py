@@ -26,8 +26,7 @@ from theus.tasks import LoopOutcome, Task, TaskFuture
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from typing_extensions import Self
+    from typing import Self
 
     from theus.functions import Reference
 
@@ -537,4 +536,3 @@ def _abandon_engines() -> None:
 
 
 os.register_at_fork(after_in_child=_abandon_engines)
-

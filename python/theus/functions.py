@@ -140,11 +140,17 @@ class References:
         modules: set[str] = set()
         home = sys.modules.get(getattr(function, "__module__", None) or "")
         with _by_value_lock:
-            force = isinstance(function, FunctionType) and home is not None and home.__name__ != "__main__"
+            force = (
+                isinstance(function, FunctionType)
+                and home is not None
+                and home.__name__ != "__main__"
+            )
             if force and home is not None:
                 cloudpickle.register_pickle_by_value(home)
             try:
-                payload, pins = dumps(function, self._pin, label=f"function {name}", modules=modules)
+                payload, pins = dumps(
+                    function, self._pin, label=f"function {name}", modules=modules
+                )
             finally:
                 if force and home is not None:
                     cloudpickle.unregister_pickle_by_value(home)

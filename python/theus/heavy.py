@@ -416,9 +416,7 @@ class HeavyZone(Mapping[str, ShmArray]):
                 if entry is not None:
                     self._seal(entry)
 
-        return self._store.commit(
-            domain or {}, entries, base=base, strict=strict, publish=publish
-        )
+        return self._store.commit(domain or {}, entries, base=base, strict=strict, publish=publish)
 
     def _seal(self, entry: Entry) -> None:
         segment = entry.segment
