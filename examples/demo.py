@@ -77,9 +77,7 @@ def query6(engine, pool):
         make = [tool, "parquet", "--scale-factor=1", "--tables=lineitem", f"--output-dir={DATA}"]
         timed("making lineitem", lambda: subprocess.run(make, check=True, capture_output=True))
     columns, _ = timed("reading four columns", lambda: load(path))
-    _, _ = timed(
-        "into the heavy zone", lambda: [engine.heavy.put(n, c) for n, c in columns.items()]
-    )
+    timed("into the heavy zone", lambda: [engine.heavy.put(n, c) for n, c in columns.items()])
     pieces = ranges(len(columns[COLUMNS[0]]), PARTS)
     total, ours = timed(
         "theus, row ranges sent", lambda: sum(engine.map(part, pieces, progress=True))

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+import theus
+
 SHARED_MEMORY = "/dev/shm/theus-*"
 GRACE_S = 3.0
 
@@ -37,8 +39,6 @@ def nothing_left():
 
 @pytest.fixture
 def engine():
-    import theus
-
     with theus.TheusEngine(workers=2) as engine:
         yield engine
 

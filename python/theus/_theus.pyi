@@ -4,7 +4,7 @@ Everything here is private to the package; the public names live in ``theus``.
 """
 
 from collections.abc import Sequence
-from typing import Final, TypeAlias, final
+from typing import Final, final
 
 from typing_extensions import Buffer as SupportsBuffer
 
@@ -23,8 +23,7 @@ KIND_ERROR: Final[int]
 KIND_RELEASE: Final[int]
 KIND_SHUTDOWN: Final[int]
 
-Frame: TypeAlias = tuple[int, tuple[int, ...], list[bytes]]
-"""kind, fields (unsigned 64 bit integers), attachments."""
+# A frame is (kind, fields as unsigned 64 bit integers, attachments).
 
 @final
 class Session:
@@ -202,10 +201,10 @@ class Channel:
     ) -> None:
         """Write a whole frame, waiting without the GIL."""
 
-    def try_recv(self) -> Frame | None:
+    def try_recv(self) -> tuple[int, tuple[int, ...], list[bytes]] | None:
         """The next whole frame, or None. Raises EOFError when the peer closed its end."""
 
-    def recv(self, spin_s: float = 0.0) -> Frame:
+    def recv(self, spin_s: float = 0.0) -> tuple[int, tuple[int, ...], list[bytes]]:
         """Wait for a frame without the GIL, polling for up to ``spin_s`` before blocking.
 
         Interruptible by Python signal handlers. Raises EOFError when the peer closed its end.
@@ -233,4 +232,4 @@ class Control:
 def encode_frame(
     kind: int, fields: Sequence[int], attachments: Sequence[SupportsBuffer] = ()
 ) -> bytes: ...
-def decode_frame(data: SupportsBuffer) -> Frame: ...
+def decode_frame(data: SupportsBuffer) -> tuple[int, tuple[int, ...], list[bytes]]: ...

@@ -155,7 +155,7 @@ class Worker:
         try:
             self._interruptible = True
             if control.cancel == task:
-                raise _Stopped
+                raise _Stopped  # noqa: TRY301 - handled as if the task had been interrupted
             payload = self._run(version, number, call, attachments[0])
             self._interruptible = False
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, whatever it is

@@ -186,7 +186,7 @@ def describe_dtype(dtype: np.dtype[Any]) -> Any:
             msg = f"dtype {dtype} is not numpy's own, so a reader could not rebuild it by name"
             raise UnsupportedDtypeError(msg)
         return dtype.str
-    fields = dtype.fields or {}
+    fields: Any = dtype.fields or {}
     return {
         "names": list(dtype.names),
         "formats": [describe_dtype(fields[name][0]) for name in dtype.names],
@@ -206,7 +206,8 @@ def restore_dtype(description: Any) -> np.dtype[Any]:
             return np.dtype((restore_dtype(base), tuple(shape)))
         case dict():
             formats = [restore_dtype(item) for item in description["formats"]]
-            return np.dtype({**description, "formats": formats}, align=description["aligned"])
+            spec: Any = {**description, "formats": formats}
+            return np.dtype(spec, align=description["aligned"])
         case _:
             msg = f"not a description of a numpy dtype: {description!r}"
             raise ValueError(msg)

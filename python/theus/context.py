@@ -80,7 +80,9 @@ class Domain(MutableMapping[str, Any]):
 class _Context:
     __slots__ = ("domain", "heavy")
 
-    def __init__(self, domain: Mapping[str, Any], inputs: Mapping[str, Any], heavy: HeavyView):
+    def __init__(
+        self, domain: Mapping[str, Any], inputs: Mapping[str, Any], heavy: HeavyView
+    ) -> None:
         self.domain = Domain(domain, inputs)
         self.heavy = heavy
 

@@ -334,7 +334,7 @@ class Dispatcher:
     # --- workers ---
 
     def _assign(self) -> list[Delivery]:
-        """Send pending tasks to workers that should have them; start workers if there are too few."""
+        """Send pending tasks to workers that should have them; start workers while there may be."""
         refused: list[Delivery] = []
         while self._pending and not self._closed:
             try:
@@ -502,7 +502,7 @@ class Dispatcher:
     # --- who moves things forward ---
 
     def _lead(self, done: Callable[[], bool], deadline: float | None) -> bool:
-        """Lead until `done`, or wait for news while another thread leads; False when out of time."""
+        """Lead until `done`, or wait for the leading thread's news; False when out of time."""
         with self._news:
             if self._leader is not None:
                 left = None if deadline is None else deadline - time.monotonic()

@@ -67,8 +67,8 @@ class TheusEngine:
     >>> import numpy as np
     >>> with TheusEngine({"scale": 10}, workers=1) as engine:
     ...     _ = engine.heavy.put("x", np.arange(5))
-    ...     future = engine.submit(lambda ctx, k: k * ctx.domain.scale * int(ctx.heavy["x"].sum()), k=2)
-    ...     future.result()
+    ...     total = lambda ctx, k: k * ctx.domain.scale * int(ctx.heavy["x"].sum())
+    ...     engine.submit(total, k=2).result()
     200
     """
 
@@ -283,7 +283,9 @@ class TheusEngine:
         def send(item: object) -> TaskFuture[Any]:
             inputs, pins = wire.dumps(item, self._pin, label="item")
             future: TaskFuture[Any] = TaskFuture(self._dispatcher)
-            future.task = Task(reference, state, CALL_ITEM, inputs, pins, future, None)
+            future.task = Task(
+                reference, state, call=CALL_ITEM, inputs=inputs, pins=pins, outcome=future
+            )
             self._dispatcher.submit(future.task, attended=False)
             return future
 
@@ -376,7 +378,15 @@ class TheusEngine:
         self._check_open()
         reference: Reference = self._references.of(fn)
         data, pins = wire.dumps(inputs, self._pin, label="inputs")
-        return Task(reference, self._store.current, call, data, pins, outcome, timeout)
+        return Task(
+            reference,
+            self._store.current,
+            call=call,
+            inputs=data,
+            pins=pins,
+            outcome=outcome,
+            timeout=timeout,
+        )
 
     async def _execute_here(
         self, fn: Callable[..., Any], timeout: float | None, inputs: Mapping[str, Any]

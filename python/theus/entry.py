@@ -53,7 +53,7 @@ class Entry:
         return view_handle(self.handle, lambda _: self.segment)
 
     def descriptor(self, key: str) -> dict[str, Any]:
-        """Return the plain data by which a worker finds the entry; see ``schemas/descriptor.json``."""
+        """Return the plain data that locates the entry; see ``schemas/descriptor.json``."""
         descriptor: dict[str, Any] = {
             "key": key,
             "segment": self.segment.name,

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -137,7 +138,7 @@ class References:
     def by_value(self, function: Callable[..., Any]) -> Reference:
         """Return `function` pickled with the globals it reads."""
         name = name_of(function)
-        modules: set[str] = set()
+        modules: set[str | None] = set()
         home = sys.modules.get(getattr(function, "__module__", None) or "")
         with _by_value_lock:
             force = (
@@ -285,7 +286,7 @@ def _is_user_source(spec: Any) -> bool:
 
 def _stamp(origin: str) -> Stamp | None:
     try:
-        status = os.stat(origin)
+        status = Path(origin).stat()
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size

@@ -58,11 +58,12 @@ class Task:
         self,
         reference: Reference,
         state: State,
+        *,
         call: int,
         inputs: bytes,
         pins: Pins,
         outcome: Outcome,
-        timeout: float | None,
+        timeout: float | None = None,
     ) -> None:
         self.number = 0
         self.reference = reference

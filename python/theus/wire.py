@@ -1,4 +1,4 @@
-"""Pickling between the engine and its workers: handles for what lies in segments, bytes for the rest.
+"""Pickling for workers: handles for what lies in segments, bytes for the rest.
 
 The pickler is cloudpickle's, so lambdas and classes of ``__main__`` travel, with one rule before
 its own: an ndarray whose bytes lie in a published segment becomes a handle.
@@ -37,7 +37,7 @@ Pins = list[object]
 
 class _Pickler(cloudpickle.Pickler):
     def __init__(
-        self, file: io.BytesIO, pin: Callable[[str], object | None], modules: set[str] | None
+        self, file: io.BytesIO, pin: Callable[[str], object | None], modules: set[str | None] | None
     ) -> None:
         super().__init__(file, protocol=PROTOCOL)
         self.pins: Pins = []
@@ -56,7 +56,7 @@ class _Pickler(cloudpickle.Pickler):
                 self._modules.add(obj.__module__)
         return super().reducer_override(obj)
 
-    def _reduce_array(self, array: np.ndarray[Any, Any]) -> tuple[Any, ...] | None:
+    def _reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
         handle = handle_of(array)
         pin = None if handle is None else self._pin(handle[0])
         if pin is None:
@@ -97,7 +97,7 @@ def dumps(
     pin: Callable[[str], object | None],
     *,
     label: str,
-    modules: set[str] | None = None,
+    modules: set[str | None] | None = None,
 ) -> tuple[bytes, Pins]:
     """Pickle `obj` for another process of this engine.
 

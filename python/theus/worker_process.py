@@ -1,4 +1,4 @@
-"""One worker process as its owner sees it: starting it, and sending it what it does not know yet."""
+"""One worker process as its owner sees it: starting it, telling it what it does not know."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class WorkerProcess:
         if self._sys_path == sys.path:
             return
         self._sys_path = list(sys.path)
-        setup: dict[str, Any] = {"sys_path": [item or os.getcwd() for item in sys.path]}
+        setup: dict[str, Any] = {"sys_path": [item or str(Path.cwd()) for item in sys.path]}
         setup["environ"] = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
         self._send(_theus.KIND_SETUP, (), (json.dumps(setup).encode(),))
 
