@@ -69,6 +69,9 @@ _MAX_QUEUE = 128
 _MAX_MEASURED = 4096
 _MAX_FAILED_STARTS = 3
 _LINGER_S = 1e-3
+_PATIENCE_S = 50e-3
+_SPIN_S = 60e-6
+_CORES = len(os.sched_getaffinity(0))
 
 Delivery = tuple[Task, bool, Any]
 
@@ -108,7 +111,10 @@ class Dispatcher:
         self._epoll.register(self._wake, select.EPOLLIN)
         finalize(self, os.close, self._wake)
         self._loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
-        self._news = threading.Condition(threading.Lock())
+        self._news_lock = threading.Lock()
+        self._news = threading.Condition(self._news_lock)
+        self._help_wanted = threading.Condition(self._news_lock)
+        self._help_sleeps = False
         self._leader: int | None = None
         self._waiters = 0
         self._unattended: set[int] = set()
@@ -141,6 +147,19 @@ class Dispatcher:
             self._want_helper()
             if task.deadline is not None:
                 self._poke()
+
+    def spin(self, task: Task) -> None:
+        """Poll for the outcome of a task measured to be short, for less than a wake-up takes.
+
+        Not with more busy workers than there are cores for them and this thread.
+        """
+        with self._lock:
+            busy = sum(bool(worker.queue) for worker in self._distinct())
+            if self._estimate(task) >= _SPIN_S or busy >= _CORES:
+                return
+        limit = time.perf_counter() + _SPIN_S
+        while not task.done and time.perf_counter() < limit:
+            self.pump(0.0)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` move tasks forward whenever a worker has news."""
@@ -230,14 +249,17 @@ class Dispatcher:
         _end(workers)
         for loop in list(self._loops):
             self._detach(loop)
-        with self._news:
+        with self._news_lock:
             self._news.notify_all()
+            self._help_wanted.notify_all()
         self._poke()
 
     def abandon(self) -> None:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.RLock()
-        self._news = threading.Condition(threading.Lock())
+        self._news_lock = threading.Lock()
+        self._news = threading.Condition(self._news_lock)
+        self._help_wanted = threading.Condition(self._news_lock)
         self._closed = True
         self._helper = None
         self._pending.clear()
@@ -547,22 +569,34 @@ class Dispatcher:
                         target=self._help, name="theus-dispatcher", daemon=True
                     )
                     self._helper.start()
-            return
-        with self._news:
-            self._news.notify_all()
+        elif self._help_sleeps:
+            with self._news_lock:
+                self._help_wanted.notify()
 
     def _help(self) -> None:
-        """Lead while there are futures nobody waits for, but only if nobody waits."""
+        """Lead while there are futures nobody waits for, but only if nobody waits.
+
+        Whoever submits usually waits next, so this thread lets some time pass before it looks, and
+        more and more while others wait: waking it for each task would cost more than the task.
+        """
+
+        def wanted() -> bool:
+            return self._closed or bool(self._unattended or self._stops)
 
         def idle() -> bool:
-            return self._closed or self._waiters > 0 or not (self._unattended or self._stops)
+            return self._closed or self._waiters > 0 or not wanted()
 
+        patience = _LINGER_S
         while not self._closed:
-            with self._news:
-                self._news.wait_for(lambda: self._closed or not idle())
-                # Whoever submits usually waits next: leave the sockets to that thread.
-                self._news.wait_for(idle, _LINGER_S)
-            if not idle():
+            with self._news_lock:
+                self._help_sleeps = True
+                self._help_wanted.wait_for(wanted)
+                self._help_sleeps = False
+            time.sleep(patience)
+            if idle():
+                patience = min(2 * patience, _PATIENCE_S)
+            else:
+                patience = _LINGER_S
                 self._lead(idle, None)
 
     def _send_releases(self) -> None:

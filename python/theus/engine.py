@@ -217,6 +217,7 @@ class TheusEngine:
         task = self._task(fn, CALL_CONTEXT, inputs, outcome, timeout)
         self._dispatcher.attach(loop)
         self._dispatcher.submit(task, attended=True)
+        self._dispatcher.spin(task)
         timer = None
         if timeout is not None:
             timer = loop.call_later(timeout, self._dispatcher.time_out, task)
