@@ -17,22 +17,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from theus import TheusEngine, process
-
-
-@process(parallel=True)
-def nothing(ctx):
-    return None
-
-
-def nothing_plain():
-    return None
-
-
-@process(parallel=True)
-def part_sum(ctx, item):
-    start, stop = item
-    return float(ctx.heavy["x"][start:stop].sum())
+from tasks import echo, nothing, nothing_plain, part_sum
+from theus import TheusEngine
 
 
 def median_s(work, runs):
@@ -131,7 +117,7 @@ def main():
     table = Table("what", "who", "median", "against theus")
     with TheusEngine(workers=2) as engine, ProcessPoolExecutor(2) as pool:
         list(pool.map(abs, range(8)))
-        list(engine.map(part_nothing, range(8)))
+        list(engine.map(echo, range(8)))
         rows = [
             *round_trips(engine, pool, 50 if smoke else 3000),
             *in_flight(engine, pool, 100 if smoke else 10_000),
@@ -141,10 +127,6 @@ def main():
     for what, who, seconds, ours in rows:
         table.add_row(what, who, f"{seconds * 1e6:,.0f} us", f"{seconds / ours:.2f} x")
     Console().print(table)
-
-
-def part_nothing(ctx, item):
-    return item
 
 
 if __name__ == "__main__":

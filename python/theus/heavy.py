@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["HeavyStats", "HeavyZone"]
 
 Array = np.ndarray[Any, Any]
+_MAX_NAME_BYTES = 216  # what a slot of the catalog holds
 
 
 class HeavyStats(TypedDict):
@@ -282,7 +283,7 @@ class HeavyZone(Mapping[str, ShmArray]):
             }
             alive = {
                 number: segment.length_bytes
-                for number, watched in self._watched.items()
+                for number, watched in list(self._watched.items())
                 if (segment := watched()) is not None
             }
             return HeavyStats(
@@ -478,4 +479,7 @@ def _check_name(name: object) -> None:
         raise TypeError(msg)
     if not name:
         msg = "an entry's name cannot be empty"
+        raise ValueError(msg)
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        msg = f"the name {name[:40]!r}... is longer than {_MAX_NAME_BYTES} bytes of UTF-8"
         raise ValueError(msg)

@@ -174,3 +174,23 @@ def test_arithmetic_is_plain_and_in_place_returns_the_array(engine):
     assert same is draft
     assert type(draft + 1) is np.ndarray
     assert type(np.sort(draft) + 0) is np.ndarray
+
+
+def test_names_that_cannot_be_entered_are_refused_before_anything_happens(engine):
+    draft = engine.heavy.alloc("x", 3)
+    with pytest.raises(ValueError, match="216 bytes"):
+        engine.compare_and_swap(engine.state.version, heavy={"n" * 217: draft})
+    with pytest.raises(ValueError, match="empty"):
+        engine.heavy.put("", np.arange(3))
+    draft[:] = 1
+    assert engine.state.version == 0
+
+
+@pytest.mark.slow
+def test_arrays_over_four_gibibytes(engine):
+    items = (4 << 30) + 4096
+    draft = engine.heavy.alloc("big", items, "u1")
+    draft[-1] = 7
+    engine.heavy.seal("big")
+    last = engine.submit(lambda ctx: (ctx.heavy["big"][-2:].tolist(), ctx.heavy["big"].nbytes))
+    assert last.result() == ([0, 7], items)
