@@ -1,5 +1,6 @@
 """Owners and workers die by real signals; nothing is left."""
 
+import contextlib
 import glob
 import os
 import random
@@ -14,7 +15,10 @@ import pytest
 import theus
 
 OWNER = """
-import os, sys, time
+import os, signal, sys, time
+# Whoever runs the tests in the background may have had these ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 import numpy as np
 from theus import TheusEngine
 engine = TheusEngine(workers=2)
@@ -38,14 +42,17 @@ def names():
     return set(glob.glob("/dev/shm/theus-*"))
 
 
-def start_owner(*, fork=False):
-    process = subprocess.Popen(
+@contextlib.contextmanager
+def an_owner(*, fork=False):
+    with subprocess.Popen(
         [sys.executable, "-c", OWNER.format(fork=fork)], stdout=subprocess.PIPE, text=True
-    )
-    workers = [int(pid) for pid in process.stdout.readline().split()]
-    process.stdout.close()
-    assert workers
-    return process, workers
+    ) as process:
+        try:
+            workers = [int(pid) for pid in process.stdout.readline().split()]
+            assert workers
+            yield process, workers
+        finally:
+            process.kill()
 
 
 def gone(workers, before, deadline_s):
@@ -69,23 +76,23 @@ def test_a_killed_owner_leaves_nothing():
     chance = random.Random(7)
     for number in range(rounds):
         before = names()
-        owner, workers = start_owner(fork=number % 3 == 0)
-        time.sleep(chance.random() * 0.1)
-        owner.kill()
-        owner.wait()
-        assert gone(workers, before, 1.5), (number, names() - before)
+        with an_owner(fork=number % 3 == 0) as (owner, workers):
+            time.sleep(chance.random() * 0.1)
+            owner.kill()
+            owner.wait()
+            assert gone(workers, before, 1.5), (number, names() - before)
 
 
 @pytest.mark.timeout(60)
 def test_a_new_engine_removes_what_owner_and_workers_left():
     before = names()
-    owner, workers = start_owner()
-    for pid in workers:
-        os.kill(pid, signal.SIGSTOP)  # so that none of them sweeps in between
-    owner.kill()
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)
-    owner.wait()
+    with an_owner() as (owner, workers):
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)  # so that none of them sweeps in between
+        owner.kill()
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        owner.wait()
     assert names() - before
     with theus.TheusEngine():
         pass
@@ -95,10 +102,10 @@ def test_a_new_engine_removes_what_owner_and_workers_left():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_an_owner_that_a_signal_ends_leaves_nothing(number):
     before = names()
-    owner, workers = start_owner()
-    owner.send_signal(number)
-    owner.wait(10)
-    assert gone(workers, before, 1.0)
+    with an_owner() as (owner, workers):
+        owner.send_signal(number)
+        owner.wait(10)
+        assert gone(workers, before, 1.0)
 
 
 @pytest.mark.parametrize("last", ["sys.exit(3)", "raise ValueError", "del engine", "pass"])
