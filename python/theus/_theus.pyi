@@ -30,8 +30,14 @@ class Session:
     """The lifetime root: its lock file lives exactly as long as this process holds it."""
 
     @staticmethod
-    def create(*, heavy_limit: int | None = None) -> Session:
-        """Sweep what dead sessions left, then create a session with its lock and its catalog."""
+    def create(*, backend: str | None = None, heavy_limit: int | None = None) -> Session:
+        """Sweep what dead sessions left, then create a session with its lock and its catalog.
+
+        `backend` is "linux" (the default) or "portable".
+        """
+
+    @property
+    def backend(self) -> str: ...
 
     @property
     def id(self) -> str: ...

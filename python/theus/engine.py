@@ -50,7 +50,7 @@ class TheusEngine:
     Raises
     ------
     ValueError
-        If `workers` or `heavy_limit` is not positive.
+        If `workers` or `heavy_limit` is not positive, or ``THEUS_BACKEND`` is no backend.
 
     Notes
     -----
@@ -59,6 +59,9 @@ class TheusEngine:
     process is killed, its workers remove what it left.
 
     A forked child of this process owns nothing: there the engine is closed.
+
+    The environment variable ``THEUS_BACKEND`` chooses how shared memory is made: ``linux``, the
+    default, or ``portable``, which reserves nothing, so that full memory can end a process.
 
     Examples
     --------
@@ -85,7 +88,8 @@ class TheusEngine:
         if heavy_limit is not None and heavy_limit < 1:
             msg = f"heavy_limit is a number of bytes, at least 1, not {heavy_limit}"
             raise ValueError(msg)
-        self._session = Session.create(heavy_limit=heavy_limit)
+        backend = os.environ.get("THEUS_BACKEND")
+        self._session = Session.create(backend=backend, heavy_limit=heavy_limit)
         self._generation = fork_generation()
         self._store = StateStore(self._session)
         self._references = References(self._pin)

@@ -203,3 +203,21 @@ def test_close_is_idempotent_and_views_outlive_it():
     assert view.tolist() == got.tolist() == [0, 1, 2]
     with pytest.raises(theus.SessionClosedError):
         engine.submit(whole)
+
+
+def test_the_portable_backend_serves_the_same_engine(monkeypatch, tmp_path):
+    monkeypatch.setenv("THEUS_BACKEND", "portable")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where this backend keeps its locks
+    with theus.TheusEngine(workers=1) as engine:
+        draft = engine.heavy.alloc("x", 1000)
+        late = draft[:]
+        draft[:] = 2
+        engine.heavy.seal("x")
+        late[:] = 3
+        assert engine.submit(lambda ctx: float(ctx.heavy["x"].sum())).result(20) == 2000
+        assert [info.alive for info in theus.sessions()] == [True]
+        assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("THEUS_BACKEND", "posix")
+    with pytest.raises(ValueError, match="backend"):
+        theus.TheusEngine()

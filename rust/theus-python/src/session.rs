@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use theus::layout::tensor::{ElementType, Order, TensorSpec};
-use theus::{Config, SessionId};
+use theus::{Backend, Config, SessionId};
 
 use crate::error::{to_py, without_gil};
 use crate::payload::Payload;
@@ -17,9 +17,24 @@ pub(crate) struct Session(theus::Session);
 #[pymethods]
 impl Session {
     #[staticmethod]
-    #[pyo3(signature = (*, heavy_limit = None))]
-    fn create(py: Python<'_>, heavy_limit: Option<u64>) -> PyResult<Self> {
-        without_gil(py, || theus::Session::create(Config { heavy_limit })).map(Self)
+    #[pyo3(signature = (*, backend = None, heavy_limit = None))]
+    fn create(
+        py: Python<'_>,
+        backend: Option<&str>,
+        heavy_limit: Option<u64>,
+    ) -> PyResult<Self> {
+        let backend = backend.map_or(Ok(Backend::default()), str::parse);
+        let backend = backend.map_err(|error| to_py(py, error))?;
+        let config = Config {
+            backend,
+            heavy_limit,
+        };
+        without_gil(py, || theus::Session::create(config)).map(Self)
+    }
+
+    #[getter]
+    fn backend(&self) -> String {
+        self.0.config().backend.to_string()
     }
 
     #[getter]

@@ -5,13 +5,12 @@
 //! The layout is defined in `schemas/catalog.json`.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{Ordering, fence};
 
+use crate::backend::{Access, Backend, Draft};
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
-use crate::os;
 
 /// Bytes of UTF-8 that a key may have.
 pub const MAX_KEY_BYTES: usize = SLOT_BYTES - KEY;
@@ -35,6 +34,13 @@ const LENGTH: usize = 24;
 const KEY_LENGTH: usize = 32;
 const KEY: usize = 40;
 
+/// What errors call it.
+const NAME: &str = "the catalog";
+
+const fn length_of(slots: usize) -> u64 {
+    (HEADER_BYTES + slots * SLOT_BYTES) as u64
+}
+
 /// One key of a session's current state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CatalogEntry {
@@ -51,8 +57,8 @@ pub struct CatalogEntry {
 /// The owner's side.
 #[derive(Debug)]
 pub(crate) struct CatalogWriter {
-    file: OwnedFd,
-    mapping: Mapping,
+    backend: Backend,
+    draft: Box<dyn Draft>,
     slots: HashMap<String, usize>,
     free: Vec<usize>,
     capacity: usize,
@@ -60,43 +66,46 @@ pub(crate) struct CatalogWriter {
 
 impl CatalogWriter {
     /// Publishes an empty catalog for `session`.
-    pub(crate) fn create(session: &SessionId) -> Result<Self> {
-        let file = os::create_nameless()?;
-        // The whole range is mapped once; what lies past the file's end is not touched before it
-        // has been reserved.
-        let mapping = Mapping::writable(&file, HEADER_BYTES + MAX_SLOTS * SLOT_BYTES)?;
-        mapping.keep_from_children()?;
+    pub(crate) fn create(backend: Backend, session: &SessionId) -> Result<Self> {
+        let length = length_of(FIRST_SLOTS);
+        // The whole range is mapped once, so that it stays where it is when it grows.
+        let draft = backend
+            .storage()
+            .create(
+                &session.segment(0),
+                Access::Shared,
+                length,
+                length_of(MAX_SLOTS),
+            )?
+            .ok_or_else(|| backend.full(NAME, length))?;
+        draft.mapping().keep_from_children()?;
         let mut catalog = Self {
-            file,
-            mapping,
+            backend,
+            draft,
             slots: HashMap::new(),
             free: Vec::new(),
             capacity: 0,
         };
         catalog.grow(FIRST_SLOTS)?;
-        catalog.mapping.write(0, MAGIC);
-        catalog
-            .mapping
+        let mapping = catalog.draft.mapping();
+        mapping
             .atomic(LAYOUT)
             .store(LAYOUT_VERSION, Ordering::Release);
-        os::link(&catalog.file, &session.segment(0).to_string())?;
+        mapping.write(0, MAGIC);
+        catalog.draft.publish()?;
         Ok(catalog)
     }
 
     fn grow(&mut self, capacity: usize) -> Result<()> {
         let capacity = capacity.min(MAX_SLOTS);
-        let length = (HEADER_BYTES + capacity * SLOT_BYTES) as u64;
-        if capacity <= self.capacity || !os::reserve(&self.file, 0, length)? {
-            return Err(Error::HeavyZoneFull {
-                key: "the catalog".to_owned(),
-                requested: length,
-                available: os::available_bytes(),
-                limit: "/dev/shm, or the catalog's largest size,",
-            });
+        let length = length_of(capacity);
+        if capacity <= self.capacity || !self.draft.grow(length)? {
+            return Err(self.backend.full(NAME, length));
         }
         self.free.extend((self.capacity..capacity).rev());
         self.capacity = capacity;
-        self.mapping
+        self.draft
+            .mapping()
             .atomic(CAPACITY)
             .store(capacity as u64, Ordering::Release);
         Ok(())
@@ -143,18 +152,20 @@ impl CatalogWriter {
     }
 
     pub(crate) fn set_version(&self, version: u64) {
-        self.mapping
+        self.draft
+            .mapping()
             .atomic(STATE_VERSION)
             .store(version, Ordering::Release);
     }
 
     fn write(&self, slot: usize, change: impl FnOnce(&Mapping, usize)) {
         let at = HEADER_BYTES + slot * SLOT_BYTES;
-        let sequence = self.mapping.atomic(at + SEQUENCE);
+        let mapping = self.draft.mapping();
+        let sequence = mapping.atomic(at + SEQUENCE);
         let before = sequence.load(Ordering::Relaxed);
         sequence.store(before + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        change(&self.mapping, at);
+        change(mapping, at);
         sequence.store(before + 2, Ordering::Release);
     }
 }
@@ -177,19 +188,16 @@ pub(crate) fn check_key(key: &str) -> Result<()> {
 /// [`Error::SegmentNotFound`] if there is no such session, [`Error::InvalidSegment`] if what lies
 /// there is not a catalog.
 pub fn read_catalog(session: &SessionId) -> Result<(u64, Vec<CatalogEntry>)> {
-    let name = session.segment(0).to_string();
+    let path = session.segment(0).path();
     let invalid = |reason: &str| Error::InvalidSegment {
-        segment: name.clone(),
+        segment: path.display().to_string(),
         reason: reason.to_owned(),
     };
-    let file = os::open_read_only(&os::path_of(&name))?;
-    let status = os::status(&file)?;
-    let length = usize::try_from(status.length).unwrap_or(usize::MAX);
-    let possible = HEADER_BYTES..=HEADER_BYTES + MAX_SLOTS * SLOT_BYTES;
-    if !status.regular || !possible.contains(&length) {
+    let mapping = Backend::default().storage().open(&path)?;
+    let length = mapping.len();
+    if !(length_of(0)..=length_of(MAX_SLOTS)).contains(&(length as u64)) {
         return Err(invalid("its size is not a catalog's"));
     }
-    let mapping = Mapping::read_only(&file, length)?;
     if mapping.read(0, 8) != MAGIC
         || mapping.atomic(LAYOUT).load(Ordering::Acquire) != LAYOUT_VERSION
     {

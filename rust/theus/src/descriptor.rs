@@ -41,6 +41,12 @@ impl SessionId {
         format!("{PREFIX}{self}.lock")
     }
 
+    /// The session whose lock file has this name; `None` if it is not a lock's.
+    pub(crate) fn of_lock(name: &str) -> Option<Self> {
+        let id = name.strip_prefix(PREFIX)?.strip_suffix(".lock")?;
+        id.parse().ok()
+    }
+
     /// The name of the session's segment `number`; 0 is the catalog.
     #[must_use]
     pub fn segment(&self, number: u64) -> SegmentName {

@@ -25,6 +25,7 @@
 //! # Ok::<(), theus::Error>(())
 //! ```
 
+pub mod backend;
 pub mod catalog;
 pub mod descriptor;
 pub mod dispatch;
@@ -37,6 +38,7 @@ pub mod session;
 mod signals;
 pub mod sweep;
 
+pub use backend::{Backend, Capabilities};
 pub use descriptor::{SegmentName, SessionId};
 pub use error::{Error, Result};
 pub use os::fork_generation;

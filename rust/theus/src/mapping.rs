@@ -3,12 +3,14 @@
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::mm::{MapFlags, ProtFlags};
+use shared_memory::Shmem;
 
 use crate::descriptor::SegmentName;
 use crate::error::Result;
@@ -21,8 +23,29 @@ static REGISTRY: RwLock<BTreeMap<usize, (usize, SegmentName)>> = RwLock::new(BTr
 /// segment's name.
 #[derive(Debug)]
 pub struct Mapping {
-    raw: MmapRaw,
+    memory: Memory,
     writable: AtomicBool,
+}
+
+/// What keeps the range valid.
+enum Memory {
+    Mapped(MmapRaw),
+    Shared(Shmem),
+}
+
+// SAFETY: the crate's handle is an address range and a descriptor, which any thread may use and
+// drop; it has no interior state, and its ownership flag is set before it comes here.
+unsafe impl Send for Memory {}
+// SAFETY: as above; what lies in the range is reached by raw pointers only.
+unsafe impl Sync for Memory {}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mapped(raw) => raw.fmt(formatter),
+            Self::Shared(memory) => memory.get_os_id().fmt(formatter),
+        }
+    }
 }
 
 impl Mapping {
@@ -32,10 +55,7 @@ impl Mapping {
             .len(length)
             .map_raw(file)
             .map_err(|error| failed("mapping a new segment", error))?;
-        Ok(Self {
-            raw,
-            writable: AtomicBool::new(true),
-        })
+        Ok(Self::new(Memory::Mapped(raw), true))
     }
 
     /// Maps `length` bytes of `file` shared, to be read: the hardware refuses writes.
@@ -44,41 +64,80 @@ impl Mapping {
             .len(length)
             .map_raw_read_only(file)
             .map_err(|error| failed("mapping a segment", error))?;
-        Ok(Self {
-            raw,
-            writable: AtomicBool::new(false),
-        })
+        Ok(Self::new(Memory::Mapped(raw), false))
+    }
+
+    /// `length` zero bytes of this process alone.
+    pub(crate) fn anonymous(length: usize) -> Result<Self> {
+        let memory = MmapOptions::new()
+            .len(length)
+            .map_anon()
+            .map_err(|error| failed("mapping private memory", error))?;
+        Ok(Self::new(Memory::Mapped(memory.into()), true))
+    }
+
+    /// The range of a handle of the `shared_memory` crate, which maps it to be written in any case.
+    pub(crate) fn shared(memory: Shmem, writable: bool) -> Self {
+        Self::new(Memory::Shared(memory), writable)
+    }
+
+    fn new(memory: Memory, writable: bool) -> Self {
+        Self {
+            memory,
+            writable: AtomicBool::new(writable),
+        }
     }
 
     /// Keeps the mapping, and with it the file's locks, out of forked children.
     pub(crate) fn keep_from_children(&self) -> Result<()> {
-        self.raw
-            .advise(Advice::DontFork)
-            .map_err(|error| failed("keeping a lock from forked children", error))
+        match &self.memory {
+            Memory::Mapped(raw) => raw
+                .advise(Advice::DontFork)
+                .map_err(|error| failed("keeping a lock from forked children", error)),
+            Memory::Shared(_) => Ok(()),
+        }
     }
 
     /// Replaces the pages in place by private ones of `file`: what is written through pointers made
     /// before stays in this process and reaches nobody.
     pub(crate) fn make_private(&self, file: &OwnedFd) -> Result<()> {
-        self.writable.store(false, Ordering::SeqCst);
+        self.close();
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: the range is exactly the one this mapping owns, and `Mapping` hands out raw
         // pointers only, so no reference's promise is broken by what lies there changing. The new
         // pages show the same file, or a copy of it made by the caller.
         let mapped = unsafe {
-            rustix::mm::mmap(
-                self.raw.as_mut_ptr().cast(),
-                self.raw.len(),
-                access,
-                flags,
-                file,
-                0,
-            )
+            rustix::mm::mmap(self.as_mut_ptr().cast(), self.len(), access, flags, file, 0)
         };
         mapped
             .map(drop)
             .map_err(|errno| failed("sealing a segment", errno))
+    }
+
+    /// Ends the writing that is meant to reach others.
+    pub(crate) fn close(&self) {
+        self.writable.store(false, Ordering::SeqCst);
+    }
+
+    /// Copies all of `source`, of the same length; its first eight bytes come after the others.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub(crate) fn copy_whole(&self, source: &Self) {
+        const FIRST: usize = size_of::<u64>();
+        assert!(self.is_writable() && self.len() == source.len() && self.len() >= FIRST);
+        // SAFETY: both ranges have the same length and are different mappings, one of them not yet
+        // known to anybody else.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                source.as_ptr().wrapping_add(FIRST),
+                self.as_mut_ptr().wrapping_add(FIRST),
+                self.len() - FIRST,
+            );
+        }
+        let first = source.atomic(0).load(Ordering::Relaxed);
+        self.atomic(0).store(first, Ordering::Release);
     }
 
     /// Lets [`locate`] find the bytes as those of `name`.
@@ -93,25 +152,31 @@ impl Mapping {
     /// The address of the first byte.
     #[must_use]
     pub fn address(&self) -> usize {
-        self.raw.as_ptr().addr()
+        self.as_ptr().addr()
     }
 
     /// The first byte.
     #[must_use]
     pub fn as_ptr(&self) -> *const u8 {
-        self.raw.as_ptr()
+        self.as_mut_ptr()
     }
 
     /// The first byte, for the one who may write.
     #[must_use]
     pub fn as_mut_ptr(&self) -> *mut u8 {
-        self.raw.as_mut_ptr()
+        match &self.memory {
+            Memory::Mapped(raw) => raw.as_mut_ptr(),
+            Memory::Shared(memory) => memory.as_ptr(),
+        }
     }
 
     /// The length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.raw.len()
+        match &self.memory {
+            Memory::Mapped(raw) => raw.len(),
+            Memory::Shared(memory) => memory.len(),
+        }
     }
 
     /// Whether the range is empty, which no segment's is.

@@ -46,7 +46,7 @@ pub(crate) fn create_nameless() -> Result<OwnedFd> {
 }
 
 /// Reserves `length` bytes of `file`, which then has exactly that length. `Ok(false)`: no space.
-pub(crate) fn reserve(file: &OwnedFd, offset: u64, length: u64) -> Result<bool> {
+pub(crate) fn reserve(file: &impl AsFd, offset: u64, length: u64) -> Result<bool> {
     if length == 0 {
         return Ok(true);
     }
@@ -66,15 +66,15 @@ pub(crate) fn available_bytes() -> u64 {
 }
 
 /// Gives a nameless file its name, which must be new.
-pub(crate) fn link(file: &OwnedFd, name: &str) -> Result<()> {
-    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+pub(crate) fn link(file: &impl AsFd, name: &str) -> Result<()> {
+    let source = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     rustix::fs::linkat(CWD, source, CWD, path_of(name), AtFlags::SYMLINK_FOLLOW)
         .map_err(|errno| failed("publishing a segment under its name", errno))
 }
 
 /// Removes a name; one that is gone already is no error.
-pub(crate) fn unlink(name: &str) -> Result<bool> {
-    match rustix::fs::unlink(path_of(name)) {
+pub(crate) fn unlink(path: &Path) -> Result<bool> {
+    match rustix::fs::unlink(path) {
         Ok(()) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(failed("unlinking a segment", errno)),
@@ -94,8 +94,8 @@ pub(crate) fn open_read_only(path: &Path) -> Result<OwnedFd> {
 }
 
 /// Opens the file behind `file` anew, as a description of its own that cannot write.
-pub(crate) fn reopen_read_only(file: &OwnedFd) -> Result<OwnedFd> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+pub(crate) fn reopen_read_only(file: &impl AsFd) -> Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| failed("reopening a segment", errno))
 }
@@ -138,7 +138,7 @@ fn describe(stat: &rustix::fs::Stat) -> Status {
 }
 
 /// Takes the exclusive lock without waiting; false if somebody has it.
-pub(crate) fn try_lock(file: &OwnedFd) -> Result<bool> {
+pub(crate) fn try_lock(file: &impl AsFd) -> Result<bool> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
@@ -146,10 +146,9 @@ pub(crate) fn try_lock(file: &OwnedFd) -> Result<bool> {
     }
 }
 
-/// The names in `/dev/shm` that begin with `prefix`.
-pub(crate) fn names(prefix: &str) -> Result<Vec<String>> {
-    let entries =
-        std::fs::read_dir(DIRECTORY).map_err(|error| failed("listing /dev/shm", error))?;
+/// The names in `directory` that begin with `prefix`.
+pub(crate) fn names(directory: &Path, prefix: &str) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(directory).map_err(|error| failed("listing names", error))?;
     let names = entries.filter_map(|entry| {
         let name = entry.ok()?.file_name();
         OsStr::to_str(&name).map(str::to_owned)

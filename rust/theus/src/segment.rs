@@ -1,13 +1,12 @@
 //! One entry's bytes: nameless while they are written, sealed and named by publication.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
+use crate::backend::{Access, Backend, Draft, Published};
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::layout::tensor::{TensorSpec, body_offset, read_header};
@@ -22,6 +21,7 @@ pub(crate) type Used = Arc<AtomicU64>;
 /// A tensor in shared memory, being written or published.
 #[derive(Debug)]
 pub struct Segment {
+    backend: Backend,
     name: SegmentName,
     spec: TensorSpec,
     body_offset: usize,
@@ -40,17 +40,14 @@ struct Owner {
 
 #[derive(Debug)]
 enum Stage {
-    Draft {
-        file: OwnedFd,
-        mapping: Arc<Mapping>,
-        forks: u64,
-    },
+    Draft(Box<dyn Draft>),
     Published(Arc<Mapping>),
 }
 
 impl Segment {
-    /// Reserves a nameless segment for `spec` and writes its header; the items are zero, or `data`.
+    /// Reserves a segment for `spec` and writes its header; the items are zero, or `data`.
     pub(crate) fn create(
+        backend: Backend,
         name: SegmentName,
         spec: TensorSpec,
         data: Option<&[u8]>,
@@ -58,36 +55,29 @@ impl Segment {
     ) -> Result<Self> {
         let header = spec.header();
         let length = header.len() as u64 + spec.body_bytes();
-        let full = || Error::HeavyZoneFull {
-            key: spec.key.clone(),
-            requested: length,
-            available: os::available_bytes(),
-            limit: "/dev/shm",
+        let access = if spec.mutable {
+            Access::Shared
+        } else {
+            Access::Sealed
         };
-        let forks = os::forks();
-        let file = os::create_nameless()?;
-        // A reservation that fails leaves pages behind until the file is gone, which is now.
-        if !os::reserve(&file, 0, length)? {
-            return Err(full());
-        }
-        let writer = File::from(file);
-        os::write_at(&writer, &header, 0)?;
+        let storage = backend.storage();
+        let draft = storage
+            .create(&name, access, length, length)?
+            .ok_or_else(|| backend.full(&spec.key, length))?;
+        draft.write(0, &header)?;
         if let Some(data) = data {
-            copy_in(&writer, data, header.len() as u64)?;
+            let copy = |(index, chunk)| draft.write(header.len() + index * CHUNK_BYTES, chunk);
+            data.par_chunks(CHUNK_BYTES)
+                .enumerate()
+                .try_for_each(copy)?;
         }
-        let file = OwnedFd::from(writer);
-        let size = usize::try_from(length).map_err(|_| full())?;
-        let mapping = Arc::new(Mapping::writable(&file, size)?);
         used.fetch_add(length, Ordering::SeqCst);
         Ok(Self {
+            backend,
             name,
             body_offset: header.len(),
-            length: size,
-            stage: Mutex::new(Stage::Draft {
-                file,
-                mapping,
-                forks,
-            }),
+            length: draft.mapping().len(),
+            stage: Mutex::new(Stage::Draft(draft)),
             linked: AtomicBool::new(false),
             copied: AtomicBool::new(false),
             owner: Some(Owner {
@@ -103,22 +93,25 @@ impl Segment {
     /// # Errors
     /// [`Error::SegmentNotFound`], or [`Error::InvalidSegment`] naming the rule that does not hold.
     pub fn open(path: &Path) -> Result<Self> {
+        Self::open_with(Backend::default(), path)
+    }
+
+    /// As [`open`](Self::open), by way of `backend`.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub fn open_with(backend: Backend, path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::InvalidSegment {
             segment: path.display().to_string(),
             reason,
         };
-        let file = os::open_read_only(path)?;
-        let status = os::status(&file)?;
-        if !status.regular {
-            return Err(invalid("it is not a regular file".to_owned()));
+        let mapping = backend.storage().open(path)?;
+        let length = mapping.len();
+        if length < 8 {
+            return Err(invalid(format!("it has {length} bytes")));
         }
-        if status.length < 8 {
-            return Err(invalid(format!("it has {} bytes", status.length)));
-        }
-        let length = usize::try_from(status.length).map_err(|error| invalid(error.to_string()))?;
-        let mapping = Mapping::read_only(&file, length)?;
-        let start = body_offset(&mapping.read(0, 8), status.length).map_err(invalid)?;
-        let spec = read_header(&mapping.read(0, start), status.length).map_err(invalid)?;
+        let start = body_offset(&mapping.read(0, 8), length as u64).map_err(invalid)?;
+        let spec = read_header(&mapping.read(0, start), length as u64).map_err(invalid)?;
         let text = path.file_name().and_then(|name| name.to_str());
         let name: Option<SegmentName> = text.and_then(|name| name.parse().ok());
         let own_place = path.parent() == Some(Path::new(os::DIRECTORY));
@@ -126,6 +119,7 @@ impl Segment {
             mapping.register(name);
         }
         Ok(Self {
+            backend,
             name: name.ok_or_else(|| invalid("its file name is not a segment's".to_owned()))?,
             spec,
             body_offset: start,
@@ -146,58 +140,17 @@ impl Segment {
     /// fit.
     pub(crate) fn publish(&self) -> Result<()> {
         let mut stage = self.stage();
-        let Stage::Draft {
-            file,
-            mapping,
-            forks,
-        } = &*stage
-        else {
+        let Stage::Draft(draft) = &*stage else {
             return Ok(());
         };
-        let published = if self.spec.mutable {
-            os::link(file, &self.name.to_string())?;
-            Arc::clone(mapping)
-        } else if *forks == os::forks() {
-            self.seal(file, mapping)?
-        } else {
-            // A forked child has the old pages mapped and could still write them.
-            let copy = self.copy(mapping)?;
-            self.copied.store(true, Ordering::SeqCst);
-            self.seal(&copy, mapping)?
-        };
+        let full = || self.backend.full(&self.spec.key, self.length as u64);
+        let Published { mapping, copied } = draft.publish()?.ok_or_else(full)?;
+        draft.mapping().register(&self.name);
         mapping.register(&self.name);
-        published.register(&self.name);
+        self.copied.store(copied, Ordering::SeqCst);
         self.linked.store(true, Ordering::SeqCst);
-        *stage = Stage::Published(published);
+        *stage = Stage::Published(mapping);
         Ok(())
-    }
-
-    fn seal(&self, file: &OwnedFd, mapping: &Mapping) -> Result<Arc<Mapping>> {
-        let reader = os::reopen_read_only(file)?;
-        mapping.make_private(&reader)?;
-        let published = Arc::new(Mapping::read_only(&reader, self.length)?);
-        os::link(file, &self.name.to_string())?;
-        Ok(published)
-    }
-
-    fn copy(&self, mapping: &Mapping) -> Result<OwnedFd> {
-        let file = os::create_nameless()?;
-        if !os::reserve(&file, 0, self.length as u64)? {
-            return Err(Error::HeavyZoneFull {
-                key: self.spec.key.clone(),
-                requested: self.length as u64,
-                available: os::available_bytes(),
-                limit: "/dev/shm, for the copy that a fork since the allocation makes necessary,",
-            });
-        }
-        let writer = File::from(file);
-        let mut offset = 0;
-        while offset < self.length {
-            let chunk = CHUNK_BYTES.min(self.length - offset);
-            os::write_at(&writer, &mapping.read(offset, chunk), offset as u64)?;
-            offset += chunk;
-        }
-        Ok(OwnedFd::from(writer))
     }
 
     /// Removes the name; mappings stay valid. Idempotent, and nothing in a forked child.
@@ -209,7 +162,7 @@ impl Segment {
             return Ok(());
         };
         if owner.generation == os::fork_generation() && self.linked.swap(false, Ordering::SeqCst) {
-            os::unlink(&self.name.to_string())?;
+            self.backend.storage().unlink(&self.name)?;
         }
         Ok(())
     }
@@ -217,7 +170,8 @@ impl Segment {
     /// The bytes: writable for the owner of a draft or a mutable entry, else read-only.
     pub fn mapping(&self) -> Arc<Mapping> {
         match &*self.stage() {
-            Stage::Draft { mapping, .. } | Stage::Published(mapping) => Arc::clone(mapping),
+            Stage::Draft(draft) => Arc::clone(draft.mapping()),
+            Stage::Published(mapping) => Arc::clone(mapping),
         }
     }
 
@@ -255,8 +209,7 @@ impl Segment {
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.linked.load(Ordering::SeqCst)
-            && (self.owner.is_some()
-                || os::status_of(&os::path_of(&self.name.to_string())).is_some())
+            && (self.owner.is_some() || self.backend.storage().length_of(&self.name).is_some())
     }
 
     /// Whether publication copied it, because this process had forked since the allocation.
@@ -271,7 +224,7 @@ impl Segment {
     /// [`Error::Unpublished`] before publication.
     pub fn path(&self) -> Result<PathBuf> {
         if self.is_published() {
-            Ok(os::path_of(&self.name.to_string()))
+            Ok(self.name.path())
         } else {
             Err(Error::Unpublished {
                 key: self.spec.key.clone(),
@@ -292,13 +245,4 @@ impl Drop for Segment {
             owner.used.fetch_sub(self.length as u64, Ordering::SeqCst);
         }
     }
-}
-
-/// Copies `data` in parallel: writing into fresh pages does not zero them first, as faulting does.
-fn copy_in(file: &File, data: &[u8], offset: u64) -> Result<()> {
-    data.par_chunks(CHUNK_BYTES)
-        .enumerate()
-        .try_for_each(|(index, chunk)| {
-            os::write_at(file, chunk, offset + (index * CHUNK_BYTES) as u64)
-        })
 }

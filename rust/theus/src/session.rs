@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use crate::backend::{Available, Backend, Lock};
 use crate::catalog::{CatalogWriter, check_key};
 use crate::descriptor::SessionId;
 use crate::error::{Error, Result};
 use crate::layout::tensor::TensorSpec;
-use crate::mapping::Mapping;
 use crate::os;
 use crate::segment::{Segment, Used};
 use crate::signals;
@@ -16,6 +16,8 @@ use crate::sweep::sweep;
 /// How a session is set up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Config {
+    /// Where its memory comes from.
+    pub backend: Backend,
     /// How many bytes its segments may reserve together; without it, what the machine has.
     pub heavy_limit: Option<u64>,
 }
@@ -37,7 +39,7 @@ struct Inner {
 
 #[derive(Debug)]
 struct Held {
-    lock: Option<Lock>,
+    lock: Option<Box<dyn Lock>>,
     catalog: CatalogWriter,
     segments: Vec<Weak<Segment>>,
 }
@@ -51,8 +53,9 @@ impl Session {
         os::watch_forks();
         sweep()?;
         let id = SessionId::random()?;
-        let lock = Lock::create(&id)?;
-        let catalog = CatalogWriter::create(&id)?;
+        // From here on the next sweep removes what this function leaves when it fails.
+        let lock = config.backend.storage().lock(&id)?;
+        let catalog = CatalogWriter::create(config.backend, &id)?;
         signals::guard(&id);
         Ok(Self(Arc::new(Inner {
             id,
@@ -112,10 +115,17 @@ impl Session {
             });
         }
         self.check_budget(&spec.key, body)?;
+        self.keep_lock(&mut self.held())?;
         let mutable = spec.mutable;
         let number = self.0.next.fetch_add(1, Ordering::SeqCst);
         let name = self.0.id.segment(number);
-        let segment = Arc::new(Segment::create(name, spec, data, &self.0.used)?);
+        let segment = Arc::new(Segment::create(
+            self.0.config.backend,
+            name,
+            spec,
+            data,
+            &self.0.used,
+        )?);
         let mut held = self.held();
         held.segments.retain(|segment| segment.strong_count() > 0);
         held.segments.push(Arc::downgrade(&segment));
@@ -139,9 +149,10 @@ impl Session {
         {
             return Err(full(limit.saturating_sub(used), "heavy_limit"));
         }
-        let available = os::available_bytes();
-        if requested > available {
-            return Err(full(available, "/dev/shm"));
+        if let Some(Available { bytes, limit }) = self.0.config.backend.storage().available()
+            && requested > bytes
+        {
+            return Err(full(bytes, limit));
         }
         Ok(())
     }
@@ -151,15 +162,19 @@ impl Session {
     /// # Errors
     /// [`Error::SessionClosed`], [`Error::HeavyZoneFull`] or [`Error::Os`].
     pub fn publish(&self, segment: &Segment) -> Result<()> {
-        self.check_open()?;
+        // Held to the end, so that a name which appears is one that `close` has yet to remove.
         let mut held = self.held();
-        if let Some(lock) = &held.lock
-            && !lock.is_in_place(&self.0.id)
-        {
-            // Somebody removed the file: without it a sweep would ask only the catalog.
-            held.lock = Some(Lock::create(&self.0.id)?);
-        }
+        self.check_open()?;
+        self.keep_lock(&mut held)?;
         segment.publish()
+    }
+
+    /// Puts the lock file back if somebody removed it: without it a sweep asks less sure signs.
+    fn keep_lock(&self, held: &mut Held) -> Result<()> {
+        if held.lock.as_ref().is_some_and(|lock| !lock.is_in_place()) {
+            held.lock = Some(self.0.config.backend.storage().lock(&self.0.id)?);
+        }
+        Ok(())
     }
 
     /// Enters the changed keys of state `version` in the catalog; `None` removes a key.
@@ -211,14 +226,15 @@ impl Inner {
             return Ok(());
         }
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let storage = self.config.backend.storage();
         let segments = std::mem::take(&mut held.segments);
         let unlinked: Result<()> = segments
             .iter()
             .filter_map(Weak::upgrade)
             .try_for_each(|segment| segment.unlink());
-        os::unlink(&self.id.segment(0).to_string())?;
+        storage.unlink(&self.id.segment(0))?;
         unlinked?;
-        os::unlink(&self.id.lock_name())?;
+        os::unlink(&storage.lock_path(&self.id))?;
         held.lock = None;
         signals::unguard(&self.id);
         Ok(())
@@ -229,53 +245,5 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next sweep.
         let _ = self.close();
-    }
-}
-
-/// The proof that the owner lives. The mapping holds the lock's open description, with no
-/// descriptor that a forked child could inherit; nobody ever unlocks, in a child it would unlock
-/// the owner's.
-#[derive(Debug)]
-struct Lock {
-    inode: (u64, u64),
-    _mapping: Mapping,
-}
-
-impl Lock {
-    fn create(id: &SessionId) -> Result<Self> {
-        loop {
-            let forks = os::forks();
-            let file = os::create_nameless()?;
-            if !os::reserve(&file, 0, 1)? {
-                return Err(Error::HeavyZoneFull {
-                    key: "the session's lock".to_owned(),
-                    requested: 1,
-                    available: os::available_bytes(),
-                    limit: "/dev/shm",
-                });
-            }
-            let locked = os::try_lock(&file)?;
-            let mapping = Mapping::writable(&file, 1)?;
-            mapping.keep_from_children()?;
-            // A child forked while the descriptor was open has it too, and would keep a dead
-            // session alive: try again with a file that no child has seen.
-            if !locked || forks != os::forks() {
-                continue;
-            }
-            os::link(&file, &id.lock_name())?;
-            let inode = os::status(&file)?.inode;
-            drop(file);
-            if forks == os::forks() {
-                return Ok(Self {
-                    inode,
-                    _mapping: mapping,
-                });
-            }
-            os::unlink(&id.lock_name())?;
-        }
-    }
-
-    fn is_in_place(&self, id: &SessionId) -> bool {
-        os::status_of(&os::path_of(&id.lock_name())).map(|status| status.inode) == Some(self.inode)
     }
 }
