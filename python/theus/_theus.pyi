@@ -38,7 +38,6 @@ class Session:
 
     @property
     def backend(self) -> str: ...
-
     @property
     def id(self) -> str: ...
     @property

@@ -15,14 +15,9 @@
        | outcomes | <--------------------+-- wake-up counter <-------+
        +----------+
 
-No thread owns the sockets. Whoever waits moves things forward by calling ``pump``: an event loop
-when the epoll descriptor becomes readable, a thread inside ``future.result()`` (one leads, the
-others wait for its news), and a thread of the dispatcher's own while there are futures that nobody
-waits for. A lock guards all state; outcomes are delivered after it has been let go, since they run
-callbacks of the user.
-
-A worker gets a second task behind the one it runs only if tasks of both functions were measured to
-be short, so that a long one never blocks another while a worker is idle.
+Whoever waits moves things forward by calling ``pump``: an event loop when the epoll descriptor
+becomes readable, a thread inside ``future.result()`` by way of the `Driver`. A lock guards all
+state; outcomes are delivered after it has been let go, since they run callbacks of the user.
 """
 
 from __future__ import annotations
@@ -30,7 +25,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-import os
 import select
 import signal
 import subprocess
@@ -39,9 +33,10 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, finalize
+from weakref import WeakSet
 
 from theus import _theus, wire
+from theus.driver import Driver
 from theus.errors import (
     ProtocolError,
     RemoteTraceback,
@@ -49,13 +44,12 @@ from theus.errors import (
     UnpicklableError,
     WorkerDiedError,
 )
+from theus.pool import WorkerPool
 from theus.tasks import Task
-from theus.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from theus.functions import References
+    from theus.worker_process import WorkerProcess
 
 __all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_PLAIN", "Dispatcher"]
 
@@ -63,15 +57,8 @@ CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
 _CAUSE_STALE = 2
 
 _GRACE_S = 0.1
-_SHORT_S = 1e-3
-_BACKLOG_S = 2e-3
-_MAX_QUEUE = 128
-_MAX_MEASURED = 4096
 _MAX_FAILED_STARTS = 3
-_LINGER_S = 1e-3
-_PATIENCE_S = 50e-3
 _SPIN_S = 60e-6
-_CORES = len(os.sched_getaffinity(0))
 
 Delivery = tuple[Task, bool, Any]
 
@@ -92,33 +79,23 @@ class Dispatcher:
     """
 
     def __init__(self, session: str, workers: int, threads: int, references: References) -> None:
-        self._session = session
-        self._limit = workers
-        self._threads = threads
         self._references = references
         self._lock = threading.RLock()
         self._pending: deque[Task] = deque()
-        self._workers: dict[int, WorkerProcess] = {}
         self._stops: list[tuple[float, int, int]] = []
         self._deadlines: list[tuple[float, int, Task]] = []
-        self._durations: dict[int, float] = {}
         self._released: deque[int] = deque()
+        self._unattended: set[int] = set()
         self._numbers = 0
         self._failed_starts = 0
         self._closed = False
         self._epoll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wake, select.EPOLLIN)
-        finalize(self, os.close, self._wake)
+        self._pool = WorkerPool(session, workers, threads, self._epoll)
+        self._driver = Driver(
+            self.pump, self._next_timeout, lambda: bool(self._unattended or self._stops)
+        )
+        self._epoll.register(self._driver.wake, select.EPOLLIN)
         self._loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
-        self._news_lock = threading.Lock()
-        self._news = threading.Condition(self._news_lock)
-        self._help_wanted = threading.Condition(self._news_lock)
-        self._help_sleeps = False
-        self._leader: int | None = None
-        self._waiters = 0
-        self._unattended: set[int] = set()
-        self._helper: threading.Thread | None = None
 
     # --- what the engine calls ---
 
@@ -126,7 +103,7 @@ class Dispatcher:
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that run now."""
         with self._lock:
-            return sorted({worker.pid for worker in self._workers.values()})
+            return sorted(worker.pid for worker in self._pool)
 
     def submit(self, task: Task, *, attended: bool) -> None:
         """Queue `task`; `attended` says that an event loop waits for it."""
@@ -144,9 +121,9 @@ class Dispatcher:
             deliveries = self._assign()
         self._deliver(deliveries)
         if not attended:
-            self._want_helper()
+            self._driver.want_helper()
             if task.deadline is not None:
-                self._poke()
+                self._driver.poke()
 
     def spin(self, task: Task) -> None:
         """Poll for the outcome of a task measured to be short, for less than a wake-up takes.
@@ -154,8 +131,7 @@ class Dispatcher:
         Not with more busy workers than there are cores for them and this thread.
         """
         with self._lock:
-            busy = sum(bool(worker.queue) for worker in self._distinct())
-            if self._estimate(task) >= _SPIN_S or busy >= _CORES:
+            if not self._pool.is_soon(task, _SPIN_S):
                 return
         limit = time.perf_counter() + _SPIN_S
         while not task.done and time.perf_counter() < limit:
@@ -183,16 +159,16 @@ class Dispatcher:
                 self._withdraw(task)
                 task.done = True
                 self._unattended.discard(task.number)
-        self._want_helper()
-        self._poke()
+        self._driver.want_helper()
+        self._driver.poke()
 
     def time_out(self, task: Task) -> None:
         """Stop `task` and fail it with TimeoutError, unless it is done."""
         with self._lock:
             late = self._late(task)
         self._deliver(late)
-        self._want_helper()
-        self._poke()
+        self._driver.want_helper()
+        self._driver.poke()
 
     def release(self, number: int) -> None:
         """Note that segment `number` is gone; called by the garbage collector at any moment."""
@@ -205,26 +181,14 @@ class Dispatcher:
 
     def drive(self, future: Future[Any], timeout: float | None) -> None:
         """Move tasks forward from this thread until `future` is done or `timeout` has passed."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        if future.done():
-            return
-        with self._news:
-            self._waiters += 1
-            self._poke()
-        try:
-            while not future.done():
-                if not self._lead(future.done, deadline):
-                    return
-        finally:
-            with self._news:
-                self._waiters -= 1
-                self._news.notify_all()
+        if not future.done():
+            self._driver.drive(future.done, timeout)
 
     def finish(self) -> None:
         """Let everything that was submitted end."""
         while True:
             with self._lock:
-                queued = [task for worker in self._distinct() for task in worker.queue]
+                queued = [task for worker in self._pool for task in worker.queue]
                 if all(task.done for task in (*queued, *self._pending)):
                     return
             self.pump(0.05)
@@ -236,36 +200,28 @@ class Dispatcher:
                 return
             self._closed = True
             tasks = list(self._pending)
-            workers = self._distinct()
+            workers = self._pool.clear()
             for worker in workers:
                 tasks += worker.queue
                 with contextlib.suppress(OSError, EOFError):
                     worker.shut_down()
             self._pending.clear()
-            self._workers.clear()
             self._unattended.clear()
         error = SessionClosedError("the engine was closed before this task ended")
         self._deliver([(task, False, error) for task in tasks])
         _end(workers)
         for loop in list(self._loops):
             self._detach(loop)
-        with self._news_lock:
-            self._news.notify_all()
-            self._help_wanted.notify_all()
-        self._poke()
+        self._driver.close()
 
     def abandon(self) -> None:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.RLock()
-        self._news_lock = threading.Lock()
-        self._news = threading.Condition(self._news_lock)
-        self._help_wanted = threading.Condition(self._news_lock)
         self._closed = True
-        self._helper = None
+        self._driver.abandon()
         self._pending.clear()
-        for worker in self._distinct():
+        for worker in self._pool.clear():
             worker.abandon()
-        self._workers.clear()
         self._epoll.close()
 
     # --- moving things forward ---
@@ -279,12 +235,10 @@ class Dispatcher:
         deliveries: list[Delivery] = []
         with self._lock:
             for descriptor, mask in events:
-                if descriptor == self._wake:
-                    # Only the leader takes the news: it was meant for nobody else.
-                    if self._leader == threading.get_ident():
-                        self._drain_wake()
+                if descriptor == self._driver.wake:
+                    self._driver.woke()
                     continue
-                worker = self._workers.get(descriptor)
+                worker = self._pool.get(descriptor)
                 if worker is not None:
                     deliveries += self._attend(worker, descriptor, mask)
             deliveries += self._expire()
@@ -298,7 +252,7 @@ class Dispatcher:
         try:
             if mask & select.EPOLLOUT:
                 worker.wants_write = not worker.channel.flush()
-                self._watch_writes(worker)
+                self._pool.watch_writes(worker)
             while (frame := worker.channel.try_recv()) is not None:
                 deliveries += self._on_frame(worker, *frame)
         except (EOFError, OSError):
@@ -321,7 +275,7 @@ class Dispatcher:
             msg = f"worker {worker.pid} answered task {fields[0]}, which is not the one it runs"
             raise ProtocolError(msg)
         task = worker.queue.popleft()
-        self._measure(task, fields[1] / 1e9)
+        self._pool.measure(task, fields[1] / 1e9)
         if kind == _theus.KIND_RESULT:
             return [(task, True, attachments[0])]
         if fields[2] == _CAUSE_STALE and not task.done:
@@ -338,8 +292,7 @@ class Dispatcher:
             if not task.done:
                 self._finish(task, success=success, value=value)
         if deliveries:
-            with self._news:
-                self._news.notify_all()
+            self._driver.tell()
 
     def _finish(self, task: Task, *, success: bool, value: Any) -> None:
         task.done = True
@@ -360,7 +313,7 @@ class Dispatcher:
         refused: list[Delivery] = []
         while self._pending and not self._closed:
             try:
-                worker = self._choose(self._pending[0])
+                worker = self._pool.choose(self._pending[0])
             except OSError as error:
                 refused += [(task, False, error) for task in self._pending]
                 self._pending.clear()
@@ -378,68 +331,12 @@ class Dispatcher:
                     self._pending.appendleft(task)
                 refused += self._bury(worker)
             else:
-                self._watch_writes(worker)
+                self._pool.watch_writes(worker)
         return refused
-
-    def _choose(self, task: Task) -> WorkerProcess | None:
-        workers = self._distinct()
-        for worker in workers:
-            if not worker.queue:
-                return worker
-        if len(workers) < self._limit:
-            return self._start()
-        wanted = self._estimate(task)
-        if wanted >= _SHORT_S:
-            return None
-        best, least = None, _BACKLOG_S
-        for worker in workers:
-            if len(worker.queue) >= _MAX_QUEUE:
-                continue
-            backlog = wanted + self._backlog(worker)
-            if backlog < least:
-                best, least = worker, backlog
-        return best
-
-    def _backlog(self, worker: WorkerProcess) -> float:
-        total = 0.0
-        for task in worker.queue:
-            estimate = self._estimate(task)
-            if estimate >= _SHORT_S:
-                return float("inf")
-            total += estimate
-        return total
-
-    def _estimate(self, task: Task) -> float:
-        return self._durations.get(hash(task.reference.definition), _SHORT_S)
-
-    def _measure(self, task: Task, duration: float) -> None:
-        # Rises at once and falls slowly: one long run is enough to stop queueing behind it.
-        key = hash(task.reference.definition)
-        if len(self._durations) >= _MAX_MEASURED:
-            self._durations.clear()
-        self._durations[key] = max(duration, 0.9 * self._durations.get(key, duration))
-
-    def _start(self) -> WorkerProcess:
-        worker = WorkerProcess(self._session, self._threads)
-        for descriptor in (worker.channel.fileno(), worker.pidfd):
-            self._workers[descriptor] = worker
-            self._epoll.register(descriptor, select.EPOLLIN)
-        return worker
-
-    def _distinct(self) -> list[WorkerProcess]:
-        return list(dict.fromkeys(self._workers.values()))
-
-    def _watch_writes(self, worker: WorkerProcess) -> None:
-        mask = select.EPOLLIN | (select.EPOLLOUT if worker.wants_write else 0)
-        if mask != worker.watched:
-            self._epoll.modify(worker.channel.fileno(), mask)
-            worker.watched = mask
 
     def _bury(self, worker: WorkerProcess) -> list[Delivery]:
         """Fail the task a dead worker ran, send the others again, and forget the worker."""
-        for descriptor in (worker.channel.fileno(), worker.pidfd):
-            if self._workers.pop(descriptor, None) is not None:
-                self._epoll.unregister(descriptor)
+        self._pool.remove(worker)
         deliveries: list[Delivery] = []
         with contextlib.suppress(EOFError, OSError, ProtocolError):
             while (frame := worker.channel.try_recv()) is not None:
@@ -489,7 +386,7 @@ class Dispatcher:
         """Take `task` from where it waits, or have the worker that runs it stop."""
         if task in self._pending:
             self._pending.remove(task)
-        for worker in self._distinct():
+        for worker in self._pool:
             if worker.queue and worker.queue[0] is task:
                 self._interrupt(worker, task)
 
@@ -509,7 +406,7 @@ class Dispatcher:
             late += self._late(heapq.heappop(self._deadlines)[2])
         while self._stops and self._stops[0][0] <= now:
             _, descriptor, number = heapq.heappop(self._stops)
-            worker = self._workers.get(descriptor)
+            worker = self._pool.get(descriptor)
             if worker is None or not worker.queue or worker.queue[0].number != number:
                 continue
             if worker.ready:
@@ -521,93 +418,15 @@ class Dispatcher:
             moments = [heap[0][0] for heap in (self._deadlines, self._stops) if heap]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
-    # --- who moves things forward ---
-
-    def _lead(self, done: Callable[[], bool], deadline: float | None) -> bool:
-        """Lead until `done`, or wait for the leading thread's news; False when out of time."""
-        with self._news:
-            if self._leader is not None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                if not done():
-                    self._news.wait(left)
-                return True
-            self._leader = threading.get_ident()
-        try:
-            while not done():
-                timeouts = [self._next_timeout()]
-                if deadline is not None:
-                    timeouts.append(deadline - time.monotonic())
-                    if timeouts[1] is not None and timeouts[1] <= 0:
-                        return False
-                known = [timeout for timeout in timeouts if timeout is not None]
-                self.pump(min(known) if known else None)
-            return True
-        finally:
-            with self._news:
-                self._leader = None
-                self._drain_wake()
-                self._news.notify_all()
-
-    def _poke(self) -> None:
-        """Wake the thread that leads, to look again at what it should do."""
-        if self._leader not in (None, threading.get_ident()):
-            os.eventfd_write(self._wake, 1)
-
-    def _drain_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
-
-    def _want_helper(self) -> None:
-        if not (self._unattended or self._stops):
-            return
-        if self._helper is None:
-            with self._lock:
-                if self._helper is None and not self._closed:
-                    self._helper = threading.Thread(
-                        target=self._help, name="theus-dispatcher", daemon=True
-                    )
-                    self._helper.start()
-        elif self._help_sleeps:
-            with self._news_lock:
-                self._help_wanted.notify()
-
-    def _help(self) -> None:
-        """Lead while there are futures nobody waits for, but only if nobody waits.
-
-        Whoever submits usually waits next, so this thread lets some time pass before it looks, and
-        more and more while others wait: waking it for each task would cost more than the task.
-        """
-
-        def wanted() -> bool:
-            return self._closed or bool(self._unattended or self._stops)
-
-        def idle() -> bool:
-            return self._closed or self._waiters > 0 or not wanted()
-
-        patience = _LINGER_S
-        while not self._closed:
-            with self._news_lock:
-                self._help_sleeps = True
-                self._help_wanted.wait_for(wanted)
-                self._help_sleeps = False
-            time.sleep(patience)
-            if idle():
-                patience = min(2 * patience, _PATIENCE_S)
-            else:
-                patience = _LINGER_S
-                self._lead(idle, None)
-
     def _send_releases(self) -> None:
         numbers: list[int] = []
         while self._released:
             numbers.append(self._released.popleft())
         if numbers:
-            for worker in self._distinct():
+            for worker in self._pool:
                 with contextlib.suppress(OSError, EOFError):
                     worker.release(tuple(numbers))
-                    self._watch_writes(worker)
+                    self._pool.watch_writes(worker)
 
 
 def _remote(data: bytes, traceback: bytes) -> BaseException:

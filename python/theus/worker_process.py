@@ -32,6 +32,7 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 _MAX_FUNCTIONS = 256
+_MAX_FIELDS = 65_535  # a frame counts them in 16 bits
 _PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
 
 
@@ -93,7 +94,8 @@ class WorkerProcess:
 
     def release(self, numbers: tuple[int, ...]) -> None:
         """Tell the worker which segments it need not keep mapped."""
-        self._send(_theus.KIND_RELEASE, numbers, ())
+        for start in range(0, len(numbers), _MAX_FIELDS):
+            self._send(_theus.KIND_RELEASE, numbers[start : start + _MAX_FIELDS], ())
 
     def shut_down(self) -> None:
         """Ask the worker to end."""

@@ -1,43 +1,24 @@
-"""The arrows between rooms: what may import what."""
+"""The arrows between rooms are those that docs/architecture.md draws."""
 
 import ast
+import re
 from pathlib import Path
 
-import theus
+import pytest
 
-PACKAGE = Path(theus.__file__).parent
-ALLOWED = {
-    "engine": {
-        "context",
-        "contracts",
-        "dispatcher",
-        "functions",
-        "heavy",
-        "results",
-        "state",
-        "tasks",
-        "wire",
-    },
-    "results": {"tasks"},
-    "dispatcher": {"functions", "tasks", "wire", "worker_process"},
-    "worker_process": {"functions", "state", "tasks"},
-    "tasks": {"functions", "state", "wire"},
-    "functions": {"wire"},
-    "heavy": {"array", "entry", "state"},
-    "state": {"entry", "wire"},
-    "entry": {"array"},
-    "wire": {"array"},
-    "array": set(),
-    "segments": {"array"},
-    "context": {"entry"},
-    "contracts": set(),
-    "errors": set(),
-    "_worker": {"array", "context", "contracts", "entry", "functions", "wire"},
-}
-EVERYWHERE = {"errors", "_theus"}
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGE = ROOT / "python" / "theus"
+CRATE = ROOT / "rust" / "theus" / "src"
+BLOCK = re.compile(r"^```arrows\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def imports(path):
+def drawn():
+    for block in BLOCK.findall((ROOT / "docs" / "architecture.md").read_text()):
+        lines = (line.split(":") for line in block.splitlines())
+        yield {room: set(uses.split()) for room, uses in lines}
+
+
+def python_imports(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "theus":
@@ -46,13 +27,45 @@ def imports(path):
                 yield node.module.removeprefix("theus.")
 
 
-def test_rooms_import_only_what_the_arrows_allow():
-    arrows = 0
-    rooms = {path.stem: path for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-    assert rooms.keys() == ALLOWED.keys()
-    for room, path in rooms.items():
-        found = set(imports(path)) - EVERYWHERE
-        assert found <= ALLOWED[room], (room, found - ALLOWED[room])
-        assert "engine" not in found
-        arrows += len(found)
-    assert arrows > 20
+def python_rooms():
+    everywhere = {"errors", "_theus"}
+    rooms = {path.stem: path for path in PACKAGE.glob("*.py")}
+    return {
+        room: set(python_imports(path)) - everywhere
+        for room, path in rooms.items()
+        if room not in {"__init__", *everywhere}
+    }
+
+
+def rust_rooms():
+    rooms = {}
+    for path in CRATE.rglob("*.rs"):
+        room = path.relative_to(CRATE).parts[0].removesuffix(".rs")
+        if room not in {"lib", "error"}:
+            uses = set(re.findall(r"\bcrate::([a-z]\w*)", path.read_text()))
+            rooms.setdefault(room, set()).update(uses - {room, "error"})
+    return rooms
+
+
+@pytest.mark.parametrize(("language", "rooms"), [(0, python_rooms()), (1, rust_rooms())])
+def test_the_arrows_are_those_that_are_drawn(language, rooms):
+    arrows = list(drawn())[language]
+    assert rooms == arrows
+    order = list(arrows)
+    for room, uses in arrows.items():
+        assert all(order.index(room) < order.index(used) for used in uses), room
+
+
+def test_the_binding_uses_only_the_public_crate():
+    names = {path.stem for path in CRATE.iterdir()} - {"lib"}
+    library = (CRATE / "lib.rs").read_text()
+    public = set(re.findall(r"^pub mod (\w+);", library, re.MULTILINE))
+    binding = ROOT / "rust" / "theus-python" / "src"
+    used = {
+        module
+        for path in binding.glob("*.rs")
+        for module in re.findall(r"\btheus::([a-z]\w*)", path.read_text())
+        if module in names
+    }
+    assert used
+    assert used <= public

@@ -1,0 +1,178 @@
+"""Who moves things forward: no thread owns the sockets, whoever waits may drive them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+from weakref import finalize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Driver"]
+
+_LINGER_S = 1e-3
+_PATIENCE_S = 50e-3
+
+
+class Driver:
+    """Lets one thread at a time lead: make steps until what it waits for is done.
+
+    The others wait for its news. A thread of the driver's own leads while there are futures that
+    nobody waits for.
+
+    Parameters
+    ----------
+    step : callable of float or None
+        Waits up to so many seconds for something to happen, and acts on it.
+    next_timeout : callable
+        How many seconds may pass until a step is due by itself; None for any number.
+    unattended : callable
+        Whether there is something that nobody waits for.
+
+    Attributes
+    ----------
+    wake : int
+        A descriptor that becomes readable when the leader should look again at what it does.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[float | None], None],
+        next_timeout: Callable[[], float | None],
+        unattended: Callable[[], bool],
+    ) -> None:
+        self._step = step
+        self._next_timeout = next_timeout
+        self._unattended = unattended
+        self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        finalize(self, os.close, self.wake)
+        self._closed = False
+        self._make_locks()
+
+    def _make_locks(self) -> None:
+        self._lock = threading.Lock()
+        self._news = threading.Condition(self._lock)
+        self._help_wanted = threading.Condition(self._lock)
+        self._help_sleeps = False
+        self._leader: int | None = None
+        self._waiters = 0
+        self._helper: threading.Thread | None = None
+
+    def drive(self, done: Callable[[], bool], timeout: float | None) -> None:
+        """Move things forward from this thread until `done()` or `timeout` seconds have passed."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._news:
+            self._waiters += 1
+            self.poke()
+        try:
+            while not done():
+                if not self._lead(done, deadline):
+                    return
+        finally:
+            with self._news:
+                self._waiters -= 1
+                self._news.notify_all()
+
+    def tell(self) -> None:
+        """Let everybody who waits look whether it is done."""
+        with self._news:
+            self._news.notify_all()
+
+    def poke(self) -> None:
+        """Wake the thread that leads, to look again at what it should do."""
+        if self._leader not in (None, threading.get_ident()):
+            os.eventfd_write(self.wake, 1)
+
+    def woke(self) -> None:
+        """Take the news that `wake` is readable, if it was meant for this thread."""
+        if self._leader == threading.get_ident():
+            self._drain_wake()
+
+    def want_helper(self) -> None:
+        """Have the driver's own thread look at what is unattended."""
+        if not self._unattended():
+            return
+        if self._helper is None:
+            with self._lock:
+                if self._helper is None and not self._closed:
+                    self._helper = threading.Thread(
+                        target=self._help, name="theus-dispatcher", daemon=True
+                    )
+                    self._helper.start()
+        elif self._help_sleeps:
+            with self._lock:
+                self._help_wanted.notify()
+
+    def close(self) -> None:
+        """End the helper, and everybody's waiting."""
+        self._closed = True
+        with self._lock:
+            self._news.notify_all()
+            self._help_wanted.notify_all()
+        self.poke()
+
+    def abandon(self) -> None:
+        """Forget all threads in a forked child: there are none."""
+        self._closed = True
+        self._make_locks()
+
+    def _lead(self, done: Callable[[], bool], deadline: float | None) -> bool:
+        """Lead until `done`, or wait for the leading thread's news; False when out of time."""
+        with self._news:
+            if self._leader is not None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                if not done():
+                    self._news.wait(left)
+                return True
+            self._leader = threading.get_ident()
+        try:
+            while not done():
+                timeout = self._next_timeout()
+                if deadline is not None:
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        return False
+                    timeout = left if timeout is None else min(left, timeout)
+                self._step(timeout)
+            return True
+        finally:
+            with self._news:
+                self._leader = None
+                self._drain_wake()
+                self._news.notify_all()
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.wake)
+
+    def _help(self) -> None:
+        """Lead while there are futures nobody waits for, but only if nobody waits.
+
+        Whoever submits usually waits next, so this thread lets some time pass before it looks, and
+        more and more while others wait: waking it for each task would cost more than the task.
+        """
+
+        def wanted() -> bool:
+            return self._closed or self._unattended()
+
+        def idle() -> bool:
+            return self._closed or self._waiters > 0 or not wanted()
+
+        patience = _LINGER_S
+        while not self._closed:
+            with self._lock:
+                self._help_sleeps = True
+                self._help_wanted.wait_for(wanted)
+                self._help_sleeps = False
+            time.sleep(patience)
+            if idle():
+                patience = min(2 * patience, _PATIENCE_S)
+            else:
+                patience = _LINGER_S
+                self._lead(idle, None)

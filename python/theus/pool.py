@@ -1,0 +1,133 @@
+"""Which worker a task goes to, and the workers there are."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import TYPE_CHECKING
+
+from theus.worker_process import WorkerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from theus.tasks import Task
+
+__all__ = ["WorkerPool"]
+
+_SHORT_S = 1e-3
+_BACKLOG_S = 2e-3
+_MAX_QUEUE = 128
+_MAX_MEASURED = 4096
+_CORES = len(os.sched_getaffinity(0))
+
+
+class WorkerPool:
+    """The workers of one session, started when there is work for them.
+
+    A worker gets a second task behind the one it runs only if tasks of both functions were measured
+    to be short, so that a long one never blocks another while a worker is idle.
+
+    Parameters
+    ----------
+    session : str
+        The session's id; workers sweep it if this process dies.
+    limit : int
+        How many processes at most.
+    threads : int
+        How many threads the numeric libraries of each worker may use.
+    epoll : select.epoll
+        Where each worker's channel and pidfd are registered.
+    """
+
+    def __init__(self, session: str, limit: int, threads: int, epoll: select.epoll) -> None:
+        self._session = session
+        self._limit = limit
+        self._threads = threads
+        self._epoll = epoll
+        self._by_descriptor: dict[int, WorkerProcess] = {}
+        self._durations: dict[int, float] = {}
+
+    def __iter__(self) -> Iterator[WorkerProcess]:
+        return iter(dict.fromkeys(self._by_descriptor.values()))
+
+    def get(self, descriptor: int) -> WorkerProcess | None:
+        """Return the worker whose channel or pidfd has this number."""
+        return self._by_descriptor.get(descriptor)
+
+    def choose(self, task: Task) -> WorkerProcess | None:
+        """Return the worker that should have `task`, started if need be; None if it should wait.
+
+        Raises
+        ------
+        OSError
+            If a worker cannot be started.
+        """
+        workers = list(self)
+        for worker in workers:
+            if not worker.queue:
+                return worker
+        if len(workers) < self._limit:
+            return self._start()
+        wanted = self._estimate(task)
+        if wanted >= _SHORT_S:
+            return None
+        best, least = None, _BACKLOG_S
+        for worker in workers:
+            if len(worker.queue) >= _MAX_QUEUE:
+                continue
+            backlog = wanted + self._backlog(worker)
+            if backlog < least:
+                best, least = worker, backlog
+        return best
+
+    def is_soon(self, task: Task, limit: float) -> bool:
+        """Whether `task` should end within `limit` seconds and leaves this thread a core."""
+        busy = sum(bool(worker.queue) for worker in self)
+        return self._estimate(task) < limit and busy < _CORES
+
+    def measure(self, task: Task, duration: float) -> None:
+        """Note how many seconds `task` took: one long run is enough to stop queueing behind it."""
+        key = hash(task.reference.definition)
+        if len(self._durations) >= _MAX_MEASURED:
+            self._durations.clear()
+        # Rises at once and falls slowly.
+        self._durations[key] = max(duration, 0.9 * self._durations.get(key, duration))
+
+    def watch_writes(self, worker: WorkerProcess) -> None:
+        """Have the epoll say when the worker takes more, if something is left to send."""
+        mask = select.EPOLLIN | (select.EPOLLOUT if worker.wants_write else 0)
+        if mask != worker.watched:
+            self._epoll.modify(worker.channel.fileno(), mask)
+            worker.watched = mask
+
+    def remove(self, worker: WorkerProcess) -> None:
+        """Forget a worker that is gone."""
+        for descriptor in (worker.channel.fileno(), worker.pidfd):
+            if self._by_descriptor.pop(descriptor, None) is not None:
+                self._epoll.unregister(descriptor)
+
+    def clear(self) -> list[WorkerProcess]:
+        """Forget all workers, and return them."""
+        workers = list(self)
+        self._by_descriptor.clear()
+        return workers
+
+    def _start(self) -> WorkerProcess:
+        worker = WorkerProcess(self._session, self._threads)
+        for descriptor in (worker.channel.fileno(), worker.pidfd):
+            self._by_descriptor[descriptor] = worker
+            self._epoll.register(descriptor, select.EPOLLIN)
+        return worker
+
+    def _backlog(self, worker: WorkerProcess) -> float:
+        total = 0.0
+        for task in worker.queue:
+            estimate = self._estimate(task)
+            if estimate >= _SHORT_S:
+                return float("inf")
+            total += estimate
+        return total
+
+    def _estimate(self, task: Task) -> float:
+        return self._durations.get(hash(task.reference.definition), _SHORT_S)
