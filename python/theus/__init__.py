@@ -21,7 +21,7 @@ from theus.engine import TheusEngine
 from theus.errors import (
     EntryNotFoundError,
     HeavyZoneFullError,
-    InvalidSegmentError,
+    CorruptSegmentError,
     ProtocolError,
     RemoteError,
     SegmentNotFoundError,
@@ -41,7 +41,7 @@ from theus.state import State
 __all__ = [
     "EntryNotFoundError",
     "HeavyZoneFullError",
-    "InvalidSegmentError",
+    "CorruptSegmentError",
     "ParallelContext",
     "ProcessContext",
     "ProtocolError",

@@ -13,7 +13,7 @@ from concurrent.futures import BrokenExecutor
 __all__ = [
     "EntryNotFoundError",
     "HeavyZoneFullError",
-    "InvalidSegmentError",
+    "CorruptSegmentError",
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",
@@ -53,7 +53,7 @@ class HeavyZoneFullError(TheusError, MemoryError):
     """A reservation does not fit: into ``heavy_limit``, shared memory, or the control group."""
 
 
-class InvalidSegmentError(TheusError, ValueError):
+class CorruptSegmentError(TheusError, ValueError):
     """The bytes of a segment are not what its format promises."""
 
 

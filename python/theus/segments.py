@@ -51,7 +51,7 @@ def open_segment(path_or_name: str | os.PathLike[str]) -> ShmArray:
     ------
     SegmentNotFoundError
         If there is no such segment or entry.
-    InvalidSegmentError
+    CorruptSegmentError
         If the bytes are not what the format promises.
     """
     name = os.fspath(path_or_name)

@@ -37,7 +37,7 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::FrameIncomplete { .. } => "ProtocolError",
         Error::SegmentNotFound { .. } => "SegmentNotFoundError",
         Error::HeavyZoneFull { .. } => "HeavyZoneFullError",
-        Error::InvalidSegment { .. } => "InvalidSegmentError",
+        Error::CorruptSegment { .. } => "CorruptSegmentError",
         Error::Unpublished { .. } => "UnpublishedError",
         Error::SessionClosed { .. } => "SessionClosedError",
     };

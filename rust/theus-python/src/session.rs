@@ -18,11 +18,7 @@ pub(crate) struct Session(theus::Session);
 impl Session {
     #[staticmethod]
     #[pyo3(signature = (*, backend = None, heavy_limit = None))]
-    fn create(
-        py: Python<'_>,
-        backend: Option<&str>,
-        heavy_limit: Option<u64>,
-    ) -> PyResult<Self> {
+    fn create(py: Python<'_>, backend: Option<&str>, heavy_limit: Option<u64>) -> PyResult<Self> {
         let backend = backend.map_or(Ok(Backend::default()), str::parse);
         let backend = backend.map_err(|error| to_py(py, error))?;
         let config = Config {

@@ -185,11 +185,11 @@ pub(crate) fn check_key(key: &str) -> Result<()> {
 /// Reads the catalog of a living session: the state version, and the keys.
 ///
 /// # Errors
-/// [`Error::SegmentNotFound`] if there is no such session, [`Error::InvalidSegment`] if what lies
+/// [`Error::SegmentNotFound`] if there is no such session, [`Error::CorruptSegment`] if what lies
 /// there is not a catalog.
 pub fn read_catalog(session: &SessionId) -> Result<(u64, Vec<CatalogEntry>)> {
     let path = session.segment(0).path();
-    let invalid = |reason: &str| Error::InvalidSegment {
+    let invalid = |reason: &str| Error::CorruptSegment {
         segment: path.display().to_string(),
         reason: reason.to_owned(),
     };

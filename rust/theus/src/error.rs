@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// The bytes of a segment are not what its format promises.
     #[error("{segment} is not a valid segment: {reason}")]
-    InvalidSegment {
+    CorruptSegment {
         /// Its name or path.
         segment: String,
         /// The first rule that does not hold.

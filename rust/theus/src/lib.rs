@@ -27,6 +27,7 @@
 
 pub mod backend;
 pub mod catalog;
+mod cgroup;
 pub mod descriptor;
 pub mod dispatch;
 pub mod error;

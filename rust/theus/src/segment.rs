@@ -91,7 +91,7 @@ impl Segment {
     /// Maps the published segment at `path` read-only, after checking its structure.
     ///
     /// # Errors
-    /// [`Error::SegmentNotFound`], or [`Error::InvalidSegment`] naming the rule that does not hold.
+    /// [`Error::SegmentNotFound`], or [`Error::CorruptSegment`] naming the rule that does not hold.
     pub fn open(path: &Path) -> Result<Self> {
         Self::open_with(Backend::default(), path)
     }
@@ -101,7 +101,7 @@ impl Segment {
     /// # Errors
     /// As of [`open`](Self::open).
     pub fn open_with(backend: Backend, path: &Path) -> Result<Self> {
-        let invalid = |reason: String| Error::InvalidSegment {
+        let invalid = |reason: String| Error::CorruptSegment {
             segment: path.display().to_string(),
             reason,
         };

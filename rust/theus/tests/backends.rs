@@ -265,7 +265,7 @@ fn racing_reader(backend: Backend) {
             assert!(whole.iter().all(|item| *item == 7));
             true
         }
-        Err(Error::SegmentNotFound { .. } | Error::InvalidSegment { .. }) => false,
+        Err(Error::SegmentNotFound { .. } | Error::CorruptSegment { .. }) => false,
         Err(error) => panic!("{error}"),
     });
 }

@@ -24,7 +24,7 @@ fn hostile_files_are_errors() {
         fs::write(&place, &bad).unwrap();
         match Segment::open(&place) {
             Ok(opened) => assert!(opened.spec().body_bytes() <= 300),
-            Err(Error::InvalidSegment { .. }) => refused += 1,
+            Err(Error::CorruptSegment { .. }) => refused += 1,
             Err(other) => panic!("bit {bit}: {other}"),
         }
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Access, Available, Capabilities, Draft, Lock, Published, Storage};
+use crate::cgroup;
 use crate::descriptor::{PREFIX, SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
@@ -27,10 +28,17 @@ impl Storage for Linux {
     }
 
     fn available(&self) -> Option<Available> {
-        let bytes = os::available_bytes();
-        Some(Available {
-            bytes,
+        let directory = Available {
+            bytes: os::available_bytes(),
             limit: os::DIRECTORY,
+        };
+        let group = cgroup::available_bytes().map(|bytes| Available {
+            bytes,
+            limit: "the control group's memory limit",
+        });
+        Some(match group {
+            Some(group) if group.bytes < directory.bytes => group,
+            _ => directory,
         })
     }
 
@@ -64,7 +72,7 @@ impl Storage for Linux {
     fn open(&self, path: &Path) -> Result<Mapping> {
         let file = os::open_read_only(path)?;
         let status = os::status(&file)?;
-        let invalid = |reason: &str| Error::InvalidSegment {
+        let invalid = |reason: &str| Error::CorruptSegment {
             segment: path.display().to_string(),
             reason: reason.to_owned(),
         };
