@@ -19,9 +19,9 @@ from theus.context import ParallelContext, ProcessContext
 from theus.contracts import process
 from theus.engine import TheusEngine
 from theus.errors import (
+    CorruptSegmentError,
     EntryNotFoundError,
     HeavyZoneFullError,
-    CorruptSegmentError,
     ProtocolError,
     RemoteError,
     SegmentNotFoundError,
@@ -39,9 +39,9 @@ from theus.segments import open_segment as open  # noqa: A004 - read as theus.op
 from theus.state import State
 
 __all__ = [
+    "CorruptSegmentError",
     "EntryNotFoundError",
     "HeavyZoneFullError",
-    "CorruptSegmentError",
     "ParallelContext",
     "ProcessContext",
     "ProtocolError",

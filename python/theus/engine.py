@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from weakref import WeakSet, finalize
 
 from theus import wire
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from theus.functions import Reference
 
 __all__ = ["TheusEngine"]
+
+T = TypeVar("T")
 
 _engines: WeakSet[TheusEngine] = WeakSet()
 
@@ -174,6 +176,19 @@ class TheusEngine:
 
     # --- running ---
 
+    @overload
+    async def execute(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *,
+        timeout: float | None = None,
+        **inputs: Any,
+    ) -> T: ...
+    @overload
+    async def execute(
+        self, fn: Callable[..., T], /, *, timeout: float | None = None, **inputs: Any
+    ) -> T: ...
     async def execute(
         self, fn: Callable[..., Any], /, *, timeout: float | None = None, **inputs: Any
     ) -> Any:
@@ -232,6 +247,19 @@ class TheusEngine:
             if timer is not None:
                 timer.cancel()
 
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *,
+        timeout: float | None = None,
+        **inputs: Any,
+    ) -> TaskFuture[T]: ...
+    @overload
+    def submit(
+        self, fn: Callable[..., T], /, *, timeout: float | None = None, **inputs: Any
+    ) -> TaskFuture[T]: ...
     def submit(
         self, fn: Callable[..., Any], /, *, timeout: float | None = None, **inputs: Any
     ) -> TaskFuture[Any]:
@@ -253,9 +281,21 @@ class TheusEngine:
         self._dispatcher.submit(future.task, attended=False)
         return future
 
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        items: Iterable[Any],
+        *,
+        progress: bool = False,
+    ) -> MapResults[T]: ...
+    @overload
+    def map(
+        self, fn: Callable[..., T], items: Iterable[Any], *, progress: bool = False
+    ) -> MapResults[T]: ...
     def map(
         self, fn: Callable[..., Any], items: Iterable[Any], *, progress: bool = False
-    ) -> MapResults:
+    ) -> MapResults[Any]:
         """Run a process once for each item, in the workers.
 
         Parameters

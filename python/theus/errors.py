@@ -11,9 +11,9 @@ import signal as signals
 from concurrent.futures import BrokenExecutor
 
 __all__ = [
+    "CorruptSegmentError",
     "EntryNotFoundError",
     "HeavyZoneFullError",
-    "CorruptSegmentError",
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",

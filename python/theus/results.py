@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
 from tqdm.auto import tqdm
@@ -15,8 +15,10 @@ from theus.tasks import TaskFuture
 
 __all__ = ["EngineExecutor", "MapResults"]
 
+T = TypeVar("T")
 
-class MapResults(Iterator[Any], AsyncIterator[Any]):
+
+class MapResults(Iterator[T], AsyncIterator[T]):
     """The results of ``engine.map``, in order, for ``for`` and ``async for``.
 
     Items are taken from their iterable as results are taken from here, so that a bounded number is
@@ -25,7 +27,7 @@ class MapResults(Iterator[Any], AsyncIterator[Any]):
 
     def __init__(
         self,
-        send: Callable[[object], TaskFuture[Any]],
+        send: Callable[[object], TaskFuture[T]],
         items: Iterable[Any],
         *,
         ahead: int,
@@ -34,14 +36,14 @@ class MapResults(Iterator[Any], AsyncIterator[Any]):
         self._send = send
         self._items = iter(items)
         self._ahead = ahead
-        self._flight: deque[TaskFuture[Any]] = deque()
+        self._flight: deque[TaskFuture[T]] = deque()
         total = len(items) if hasattr(items, "__len__") else None  # pyright: ignore[reportArgumentType]
         self._bar = tqdm(total=total) if progress else None
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         """Return the next item's result, waiting for it."""
         future = self._next_future()
         if future is None:
@@ -52,7 +54,7 @@ class MapResults(Iterator[Any], AsyncIterator[Any]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> T:
         """Return the next item's result without blocking the event loop."""
         future = self._next_future()
         if future is None:
@@ -72,7 +74,7 @@ class MapResults(Iterator[Any], AsyncIterator[Any]):
         """Stop tasks whose results nobody will take."""
         self.close()
 
-    def _next_future(self) -> TaskFuture[Any] | None:
+    def _next_future(self) -> TaskFuture[T] | None:
         while len(self._flight) < self._ahead:
             try:
                 self._flight.append(self._send(next(self._items)))
@@ -97,7 +99,7 @@ class MapResults(Iterator[Any], AsyncIterator[Any]):
 class _Watch:
     __slots__ = ("_results",)
 
-    def __init__(self, results: MapResults) -> None:
+    def __init__(self, results: MapResults[Any]) -> None:
         self._results = results
 
     def __enter__(self) -> None:
