@@ -45,7 +45,7 @@ def make(engine, recipe):
 
 
 def wire_bytes(engine):
-    workers = engine._dispatcher._distinct()
+    workers = list(engine._dispatcher._pool)
     return sum(w.channel.sent_bytes for w in workers), sum(
         w.channel.received_bytes for w in workers
     )
