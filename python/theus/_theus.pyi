@@ -22,6 +22,8 @@ KIND_RESULT: Final[int]
 KIND_ERROR: Final[int]
 KIND_RELEASE: Final[int]
 KIND_SHUTDOWN: Final[int]
+KIND_PARTS: Final[int]
+KIND_OUTPUT: Final[int]
 
 # A frame is (kind, fields as unsigned 64 bit integers, attachments).
 
@@ -144,6 +146,31 @@ class Buffer:
     def arrow_array(self, element: str, offset: int, length: int) -> tuple[object, object]:
         """Arrow C data interface capsules (schema, array) over these very bytes."""
 
+@final
+class Transient:
+    """A nameless segment with a message's pickle (part 0) and buffers (the others)."""
+
+    @staticmethod
+    def create(
+        pickle: Sequence[SupportsBuffer], buffers: Sequence[SupportsBuffer | int], what: str
+    ) -> Transient:
+        """Copy the pieces of a pickle and the buffers in, in parallel.
+
+        A buffer given as a number is so many zero bytes, to be filled through :meth:`writable`.
+        Raises HeavyZoneFullError, which names `what`.
+        """
+
+    @property
+    def parts(self) -> tuple[tuple[int, int], ...]:
+        """(offset, length) of each part in bytes."""
+
+    def __len__(self) -> int: ...
+    def writable(self) -> Buffer:
+        """The bytes, to be written in place before they are sent."""
+
+    def private(self) -> Buffer:
+        """A private copy-on-write view of the bytes, a new one at each call."""
+
 def open_segment(name_or_path: str) -> Segment:
     """Map a published segment read-only, by name or by path; structure is always checked."""
 
@@ -205,6 +232,15 @@ class Channel:
         attachments: Sequence[SupportsBuffer] = (),
     ) -> None:
         """Write a whole frame, waiting without the GIL."""
+
+    def send_parts(self, parts: Transient) -> bool:
+        """Queue a PARTS frame with the segment's descriptor. True if nothing is left to write."""
+
+    def send_parts_blocking(self, parts: Transient) -> None:
+        """Write a whole PARTS frame, waiting without the GIL."""
+
+    def take_parts(self, fields: Sequence[int]) -> Transient:
+        """The segment that came with a PARTS frame of these fields; once for each, in order."""
 
     def try_recv(self) -> tuple[int, tuple[int, ...], list[bytes]] | None:
         """The next whole frame, or None. Raises EOFError when the peer closed its end."""

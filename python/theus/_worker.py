@@ -14,12 +14,13 @@ import signal
 import sys
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
 from theus import _theus, wire
-from theus._theus import Channel, Control, Segment
+from theus._theus import Channel, Control, Segment, Transient
 from theus.array import ShmArray, restore_dtype, view_handle, view_segment
 from theus.context import ParallelContext
 from theus.contracts import call_with_context, call_with_item, finish
@@ -61,19 +62,19 @@ class _Attachment:
 class _LazyDomain(Mapping[str, Any]):
     """One state's domain: pickles by key, unpickled at each access."""
 
-    __slots__ = ("_pickles",)
+    __slots__ = ("_messages",)
 
-    def __init__(self, pickles: dict[str, bytes]) -> None:
-        self._pickles = pickles
+    def __init__(self, messages: dict[str, wire.Message]) -> None:
+        self._messages = messages
 
     def __getitem__(self, key: str) -> Any:
-        return wire.loads(self._pickles[key])
+        return wire.loads(self._messages[key])
 
     def __iter__(self) -> Any:
-        return iter(self._pickles)
+        return iter(self._messages)
 
     def __len__(self) -> int:
-        return len(self._pickles)
+        return len(self._messages)
 
 
 class Worker:
@@ -86,14 +87,16 @@ class Worker:
         self._states: dict[int, tuple[_LazyDomain, HeavyView, frozenset[str]]] = {}
         self._functions: dict[int, tuple[int, bytes]] = {}
         self._resolved: dict[int, Callable[..., Any]] = {}
+        self._parts: deque[Transient] = deque()
         self._given: set[str] = set()
         self._interruptible = False
 
     def serve(self) -> None:
         """Take frames until the owner says that it was the last."""
+        channel = self._channel
         signal.signal(signal.SIGINT, self._on_interrupt)
         wire.attach_with(self._attach_given)
-        self._channel.send_blocking(_theus.KIND_HELLO, (_theus.PROTOCOL_VERSION, os.getpid()))
+        channel.send_blocking(_theus.KIND_HELLO, (_theus.PROTOCOL_VERSION, os.getpid()))
         handlers: dict[int, Callable[[tuple[int, ...], list[bytes]], None]] = {
             _theus.KIND_SETUP: self._setup,
             _theus.KIND_STATE: self._state,
@@ -102,9 +105,10 @@ class Worker:
             _theus.KIND_FORGET_FUNCTION: lambda fields, _: self._forget_function(fields[0]),
             _theus.KIND_TASK: self._task,
             _theus.KIND_RELEASE: lambda fields, _: self._release(fields),
+            _theus.KIND_PARTS: lambda fields, _: self._parts.append(channel.take_parts(fields)),
         }
         while True:
-            kind, fields, attachments = self._channel.recv(_SPIN_S)
+            kind, fields, attachments = channel.recv(_SPIN_S)
             if kind == _theus.KIND_SHUTDOWN:
                 return
             handlers[kind](fields, attachments)
@@ -125,7 +129,8 @@ class Worker:
         keys = json.loads(attachments[1])
         heavy = {d["key"]: _Attachment(d, self._attach) for d in descriptors}
         names = frozenset(d["segment"] for d in descriptors)
-        domain = _LazyDomain(dict(zip(keys, attachments[2:], strict=True)))
+        messages = map(self._message, attachments[2:])
+        domain = _LazyDomain(dict(zip(keys, messages, strict=True)))
         self._states[fields[0]] = (domain, HeavyView(heavy), names)
 
     def _forget_state(self, version: int) -> None:
@@ -149,6 +154,7 @@ class Worker:
 
     def _task(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
         task, version, number, call = fields
+        inputs = self._message(attachments[0])
         control = self._control
         control.running = task
         started = time.perf_counter_ns()
@@ -156,20 +162,20 @@ class Worker:
             self._interruptible = True
             if control.cancel == task:
                 raise _Stopped  # noqa: TRY301 - handled as if the task had been interrupted
-            payload = self._run(version, number, call, attachments[0])
+            message = self._run(version, number, call, inputs)
             self._interruptible = False
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, whatever it is
             self._interruptible = False
-            cause, failure = self._report(error)
+            cause, message, text = self._report(error)
             took = time.perf_counter_ns() - started
-            self._channel.send_blocking(_theus.KIND_ERROR, (task, took, cause), failure)
+            self._send(_theus.KIND_ERROR, (task, took, cause), message, text)
         else:
             took = time.perf_counter_ns() - started
-            self._channel.send_blocking(_theus.KIND_RESULT, (task, took), (payload,))
+            self._send(_theus.KIND_RESULT, (task, took), message)
         control.running = 0
         _flush()
 
-    def _run(self, version: int, number: int, call: int, inputs: bytes) -> bytes:
+    def _run(self, version: int, number: int, call: int, inputs: wire.Message) -> wire.Message:
         function = self._resolved.get(number)
         if function is None:
             function = self._resolved[number] = resolve(*self._functions[number])
@@ -185,24 +191,34 @@ class Worker:
             )
         else:
             result = call_with_context(function, ParallelContext(domain, given, heavy), given)
-        data, _ = wire.dumps(finish(result), self._pin, label="result")
-        return data
+        return wire.dumps(finish(result), self._pin, label="result")
 
-    def _report(self, error: BaseException) -> tuple[int, tuple[bytes, bytes]]:
-        """Return the cause code and the attachments of an ERROR frame."""
+    def _message(self, data: bytes) -> wire.Message:
+        """Return what an attachment stands for: an empty one for the parts that came before it."""
+        return wire.Message(data, None if data else self._parts.popleft())
+
+    def _send(
+        self, kind: int, fields: tuple[int, ...], message: wire.Message, *more: bytes
+    ) -> None:
+        if message.parts is not None:
+            self._channel.send_parts_blocking(message.parts)
+        self._channel.send_blocking(kind, fields, (message.data, *more))
+
+    def _report(self, error: BaseException) -> tuple[int, wire.Message, bytes]:
+        """Return the cause code of an ERROR frame, the exception, and the traceback."""
         if isinstance(error, StaleReferenceError):
-            return CAUSE_STALE, (b"", str(error).encode())
+            return CAUSE_STALE, wire.Message(b""), str(error).encode()
         # The first frame is this file's own, of no interest to the caller.
         text = "".join(traceback.format_exception(error))
         cause = CAUSE_UNPICKLABLE if isinstance(error, UnpicklableError) else CAUSE_RAISED
         bare = error.with_traceback(None)
         try:
-            data, _ = wire.dumps(bare, self._pin, label="exception")
-            wire.loads(data)  # an exception with its own __init__ may dump and not load
+            message = wire.dumps(bare, self._pin, label="exception")
+            wire.loads(message)  # an exception with its own __init__ may dump and not load
         except Exception:  # noqa: BLE001 - the exception's own pickling is the user's code
             stand_in = RemoteError(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
-            data, _ = wire.dumps(stand_in, self._pin, label="exception")
-        return cause, (data, text.encode(errors="backslashreplace"))
+            message = wire.dumps(stand_in, self._pin, label="exception")
+        return cause, message, text.encode(errors="backslashreplace")
 
     def _on_interrupt(self, _: int, __: FrameType | None) -> None:
         """End the running task if the owner asked for it; the terminal's Ctrl-C is not ours."""

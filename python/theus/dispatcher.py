@@ -271,13 +271,17 @@ class Dispatcher:
             worker.ready = True
             self._failed_starts = 0
             return []
+        if kind == _theus.KIND_PARTS:
+            worker.parts = worker.channel.take_parts(fields)
+            return []
+        parts, worker.parts = worker.parts, None
         if not worker.queue or worker.queue[0].number != fields[0]:
             msg = f"worker {worker.pid} answered task {fields[0]}, which is not the one it runs"
             raise ProtocolError(msg)
         task = worker.queue.popleft()
         self._pool.measure(task, fields[1] / 1e9)
         if kind == _theus.KIND_RESULT:
-            return [(task, True, attachments[0])]
+            return [(task, True, wire.Message(attachments[0], parts))]
         if fields[2] == _CAUSE_STALE and not task.done:
             try:
                 task.reference = self._references.send_by_value(task.reference.function)
@@ -285,7 +289,8 @@ class Dispatcher:
                 return [(task, False, error)]
             self._pending.appendleft(task)
             return []
-        return [(task, False, tuple(attachments))]
+        message = wire.Message(attachments[0], parts)
+        return [(task, False, (message, attachments[1].decode()))]
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         for task, success, value in deliveries:
@@ -304,7 +309,7 @@ class Dispatcher:
                 task.outcome.fail(_remote(*value) if isinstance(value, tuple) else value)
         except Exception as error:  # noqa: BLE001 - loading runs code of the user's classes
             task.outcome.fail(error)
-        task.pins = []
+        task.inputs = None
 
     # --- workers ---
 
@@ -429,9 +434,9 @@ class Dispatcher:
                     self._pool.watch_writes(worker)
 
 
-def _remote(data: bytes, traceback: bytes) -> BaseException:
-    error = wire.loads(data)
-    error.__cause__ = RemoteTraceback(traceback.decode())
+def _remote(message: wire.Message, traceback: str) -> BaseException:
+    error = wire.loads(message)
+    error.__cause__ = RemoteTraceback(traceback)
     return error
 
 

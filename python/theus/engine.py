@@ -19,7 +19,7 @@ from theus.errors import SessionClosedError
 from theus.functions import References
 from theus.heavy import HeavyZone
 from theus.results import EngineExecutor, MapResults
-from theus.state import Frozen, State, StateStore
+from theus.state import State, StateStore
 from theus.tasks import LoopOutcome, Task, TaskFuture
 
 if TYPE_CHECKING:
@@ -324,11 +324,9 @@ class TheusEngine:
         reference, state = self._references.of(fn), self._store.current
 
         def send(item: object) -> TaskFuture[Any]:
-            inputs, pins = wire.dumps(item, self._pin, label="item")
+            inputs = wire.dumps(item, self._pin, label="item")
             future: TaskFuture[Any] = TaskFuture(self._dispatcher)
-            future.task = Task(
-                reference, state, call=CALL_ITEM, inputs=inputs, pins=pins, outcome=future
-            )
+            future.task = Task(reference, state, call=CALL_ITEM, inputs=inputs, outcome=future)
             self._dispatcher.submit(future.task, attended=False)
             return future
 
@@ -402,11 +400,11 @@ class TheusEngine:
             )
             raise SessionClosedError(msg)
 
-    def _freeze(self, key: object, value: object) -> Frozen:
+    def _freeze(self, key: object, value: object) -> wire.Message:
         if not isinstance(key, str):
             msg = f"domain keys are str, not {type(key).__name__}: {key!r}"
             raise TypeError(msg)
-        return Frozen(*wire.dumps(value, self._pin, label=f"domain[{key!r}]"))
+        return wire.dumps(value, self._pin, label=f"domain[{key!r}]")
 
     def _task(
         self,
@@ -420,13 +418,12 @@ class TheusEngine:
             require_context(fn)
         self._check_open()
         reference: Reference = self._references.of(fn)
-        data, pins = wire.dumps(inputs, self._pin, label="inputs")
+        message = wire.dumps(inputs, self._pin, label="inputs")
         return Task(
             reference,
             self._store.current,
             call=call,
-            inputs=data,
-            pins=pins,
+            inputs=message,
             outcome=outcome,
             timeout=timeout,
         )

@@ -30,7 +30,7 @@ from weakref import WeakKeyDictionary
 import cloudpickle
 
 from theus.errors import UnpicklableError
-from theus.wire import PROTOCOL, Pins, dumps, loads
+from theus.wire import PROTOCOL, Message, Pins, dumps, loads
 
 __all__ = ["BY_REFERENCE", "BY_VALUE", "Reference", "References", "StaleReferenceError", "resolve"]
 
@@ -149,8 +149,12 @@ class References:
             if force and home is not None:
                 cloudpickle.register_pickle_by_value(home)
             try:
-                payload, pins = dumps(
-                    function, self._pin, label=f"function {name}", modules=modules
+                message = dumps(
+                    function,
+                    self._pin,
+                    label=f"function {name}",
+                    modules=modules,
+                    inline=True,  # its bytes tell whether a worker knows it already
                 )
             finally:
                 if force and home is not None:
@@ -158,8 +162,8 @@ class References:
         modules.update(_modules_read_by(function))
         if home is not None and force:
             modules.discard(home.__name__)
-        definition = pickle.dumps((self._stamps_of(modules), payload), PROTOCOL)
-        return Reference(name, BY_VALUE, definition, function, pins)
+        definition = pickle.dumps((self._stamps_of(modules), message.data), PROTOCOL)
+        return Reference(name, BY_VALUE, definition, function, message.pins)
 
     def _watch(self, function: FunctionType) -> _Importable:
         bindings: list[tuple[dict[str, Any], str, object]] = []
@@ -312,10 +316,10 @@ def resolve(form: int, definition: bytes) -> Callable[..., Any]:
         If it came by reference and this process cannot import the very same code.
     """
     if form == BY_VALUE:
-        stamps, payload = loads(definition)
+        stamps, payload = pickle.loads(definition)
         for name, stamp in stamps.items():
             _refresh(name, stamp)
-        return loads(payload)
+        return loads(Message(payload))
     reference = json.loads(definition)
     try:
         for name, stamp in reference["modules"].items():

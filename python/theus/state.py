@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +20,7 @@ if TYPE_CHECKING:
 
     from theus._theus import Session
 
-__all__ = ["Frozen", "FrozenDomain", "State", "StateStore"]
-
-
-@dataclass(frozen=True, slots=True)
-class Frozen:
-    """One domain value as a pickle, with the entries it refers to."""
-
-    data: bytes
-    pins: wire.Pins
+__all__ = ["FrozenDomain", "State", "StateStore"]
 
 
 class FrozenDomain(Mapping[str, Any]):
@@ -37,11 +28,11 @@ class FrozenDomain(Mapping[str, Any]):
 
     __slots__ = ("_frozen",)
 
-    def __init__(self, frozen: Mapping[str, Frozen]) -> None:
+    def __init__(self, frozen: Mapping[str, wire.Message]) -> None:
         self._frozen = frozen
 
     def __getitem__(self, key: str) -> Any:
-        return wire.loads(self._frozen[key].data)
+        return wire.loads(self._frozen[key])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._frozen)
@@ -75,7 +66,7 @@ class State:
     __slots__ = ("_descriptors", "_version", "entries", "frozen")
 
     def __init__(
-        self, version: int, frozen: Mapping[str, Frozen], entries: Mapping[str, Entry]
+        self, version: int, frozen: Mapping[str, wire.Message], entries: Mapping[str, Entry]
     ) -> None:
         self._version = version
         self.frozen = MappingProxyType(dict(frozen))
@@ -126,7 +117,7 @@ class StateStore:
 
     def commit(
         self,
-        domain: Mapping[str, Frozen | None],
+        domain: Mapping[str, wire.Message | None],
         heavy: Mapping[str, Entry | None],
         *,
         base: int | None = None,

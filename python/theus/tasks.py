@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 if TYPE_CHECKING:
     from theus.functions import Reference
     from theus.state import State
-    from theus.wire import Pins
+    from theus.wire import Message
 
 __all__ = ["LoopOutcome", "Outcome", "Task", "TaskFuture"]
 
@@ -48,7 +48,6 @@ class Task:
         "inputs",
         "number",
         "outcome",
-        "pins",
         "reference",
         "state",
         "timeout",
@@ -60,8 +59,7 @@ class Task:
         state: State,
         *,
         call: int,
-        inputs: bytes,
-        pins: Pins,
+        inputs: Message | None,
         outcome: Outcome,
         timeout: float | None = None,
     ) -> None:
@@ -70,7 +68,6 @@ class Task:
         self.state = state
         self.call = call
         self.inputs = inputs
-        self.pins = pins
         self.outcome = outcome
         self.timeout = timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout

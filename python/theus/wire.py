@@ -1,73 +1,141 @@
-"""Pickling for workers: handles for what lies in segments, bytes for the rest.
+"""Pickling for workers: handles for what lies in segments, one nameless segment for what is large.
 
-The pickler is cloudpickle's, so lambdas and classes of ``__main__`` travel, with one rule before
-its own: an ndarray whose bytes lie in a published segment becomes a handle.
+The pickler is cloudpickle's, so lambdas and classes of ``__main__`` travel, with two rules before
+its own: an ndarray whose bytes lie in a published segment becomes a handle, and large buffers leave
+the pickle. What is large then moves with one copy; what is small goes through the socket.
 """
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 import numpy as np
 
+from theus._theus import Transient
 from theus.array import Handle, ShmArray, attach_segment, handle_of, view_handle
 from theus.errors import UnpicklableError
+from theus.reducers import OUT_OF_BAND_BYTES, reduce_array, reduce_other
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from theus._theus import Segment
 
-__all__ = ["PROTOCOL", "Pins", "dumps", "loads"]
+__all__ = ["PROTOCOL", "Message", "Pins", "dumps", "loads"]
 
 PROTOCOL = 5
 
-_SCALARS = frozenset({int, float, str, bool, bytes, type(None)})
+_NUMBERS = frozenset({int, float, bool, type(None)})
+_TEXTS = frozenset({str, bytes})
 _SMALL_BYTES = 1024
+_FEW = 60
 
 Pins = list[object]
 """What must stay referenced until the receiver has loaded the pickle."""
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An object as it travels.
+
+    Attributes
+    ----------
+    data : bytes
+        The pickle; empty if it is large, or refers to large buffers: then `parts` has it.
+    parts : Transient or None
+        The pickle and the buffers it refers to.
+    pins : list
+        Hold these until the receiver has loaded the message.
+    """
+
+    data: bytes
+    parts: Transient | None = None
+    pins: Pins = field(default_factory=list[object])
+
+
+class _Chunks:
+    """A file for the pickler: keeps what is written, and large bytes objects are not copied."""
+
+    def __init__(self) -> None:
+        self.chunks: list[bytes | memoryview] = []
+        self.length = 0
+
+    def write(self, chunk: bytes | bytearray | pickle.PickleBuffer) -> int:
+        piece = chunk if type(chunk) is bytes else memoryview(chunk).cast("B")
+        self.chunks.append(piece)
+        self.length += len(piece)
+        return len(piece)
+
+
 class _Pickler(cloudpickle.Pickler):
     def __init__(
-        self, file: io.BytesIO, pin: Callable[[str], object | None], modules: set[str | None] | None
+        self,
+        file: _Chunks,
+        pin: Callable[[str], object | None],
+        modules: set[str | None] | None,
+        *,
+        inline: bool,
     ) -> None:
-        super().__init__(file, protocol=PROTOCOL)
+        callback = None if inline else self._take
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=callback)
         self.pins: Pins = []
+        self.buffers: list[memoryview] = []
+        self.strided: dict[int, np.ndarray[Any, Any]] = {}
         self._pin = pin
         self._modules = modules
+        self._inline = inline
+
+    def _take(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take a large buffer out of the pickle; a true answer leaves it in."""
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        self.buffers.append(raw)
+        return False
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
             reduced = self._reduce_array(obj)
             if reduced is not None:
                 return reduced
-        elif self._modules is not None:
-            if isinstance(obj, ModuleType):
-                self._modules.add(obj.__name__)
-            elif isinstance(obj, FunctionType | type):
-                self._modules.add(obj.__module__)
+        elif isinstance(obj, FunctionType | type | ModuleType):
+            if self._modules is not None:
+                name = obj.__name__ if isinstance(obj, ModuleType) else obj.__module__
+                self._modules.add(name)
+        elif not self._inline:
+            reduced = reduce_other(obj)
+            if reduced is not None:
+                return reduced
         return super().reducer_override(obj)
 
     def _reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
         handle = handle_of(array)
         pin = None if handle is None else self._pin(handle[0])
         if pin is None:
-            kept = isinstance(array, ShmArray)
-            return array.view(np.ndarray).__reduce_ex__(PROTOCOL) if kept else None
+            plain = array.view(np.ndarray) if isinstance(array, ShmArray) else array
+            if not self._inline:
+                reduced = reduce_array(plain, self._strided)
+                if reduced is not None:
+                    return reduced
+            return None if plain is array else plain.__reduce_ex__(PROTOCOL)
         self.pins.append(pin)
         kind = type(array)
         if kind is ShmArray:
             return _load, (handle,)
         state = getattr(array, "__dict__", None)
         return _load_as, (handle, kind, state) if state else (handle, kind)
+
+    def _strided(self, buffer: pickle.PickleBuffer, source: np.ndarray[Any, Any]) -> None:
+        self.strided[_address(buffer.raw())] = source
+
+
+def _address(raw: memoryview) -> int:
+    return np.frombuffer(raw, np.uint8).__array_interface__["data"][0]
 
 
 def _load(handle: Handle) -> ShmArray:
@@ -98,7 +166,8 @@ def dumps(
     *,
     label: str,
     modules: set[str | None] | None = None,
-) -> tuple[bytes, Pins]:
+    inline: bool = False,
+) -> Message:
     """Pickle `obj` for another process of this engine.
 
     Parameters
@@ -112,23 +181,26 @@ def dumps(
         What `obj` is, as the root of the path in an error message.
     modules : set of str, optional
         Collects the names of the modules the pickle refers to.
+    inline : bool, default False
+        Whether all of it has to be in the pickle, large buffers too.
 
     Returns
     -------
-    data : bytes
-        The pickle. An array of the heavy zone takes a few hundred bytes of it, whatever its size.
-    pins : list
-        Hold these until the receiver has loaded the pickle.
+    Message
+        An array of the heavy zone takes a few hundred bytes of it, whatever its size. Large buffers
+        were copied, once and in parallel, to one nameless segment.
 
     Raises
     ------
     UnpicklableError
         Naming the path from `label` to the value that could not be pickled.
+    HeavyZoneFullError
+        If the large buffers do not fit into shared memory.
     """
     if _is_plain(obj):
-        return pickle.dumps(obj, PROTOCOL), []
-    file = io.BytesIO()
-    pickler = _Pickler(file, pin, modules)
+        return Message(pickle.dumps(obj, PROTOCOL))
+    file = _Chunks()
+    pickler = _Pickler(file, pin, modules, inline=inline)
     try:
         pickler.dump(obj)
     except Exception as error:
@@ -139,24 +211,52 @@ def dumps(
             "send plain data instead, and open files, locks and connections inside the function"
         )
         raise UnpicklableError(msg) from error
-    return file.getvalue(), pickler.pins
+    if inline or (not pickler.buffers and file.length < OUT_OF_BAND_BYTES):
+        return Message(b"".join(file.chunks), pins=pickler.pins)
+    return Message(b"", _fill(file.chunks, pickler, label), pickler.pins)
 
 
-def loads(data: bytes | memoryview) -> Any:
-    """Load a pickle that :func:`dumps` made. Heavy entries arrive as read-only views."""
-    return pickle.loads(data)
+def _fill(pickle_chunks: list[bytes | memoryview], pickler: _Pickler, label: str) -> Transient:
+    strided = [pickler.strided.get(_address(raw)) for raw in pickler.buffers]
+    buffers = [
+        raw if source is None else raw.nbytes
+        for raw, source in zip(pickler.buffers, strided, strict=True)
+    ]
+    parts = Transient.create(pickle_chunks, buffers, label)
+    if pickler.strided:
+        memory: Any = parts.writable()
+        for (offset, _), source in zip(parts.parts[1:], strided, strict=True):
+            if source is not None:
+                np.ndarray(source.shape, source.dtype, memory, offset)[...] = source
+    return parts
+
+
+def loads(message: Message) -> Any:
+    """Load what :func:`dumps` made, here or in another process.
+
+    Heavy entries arrive as read-only views. Buffers that had left the pickle arrive as private
+    views of the segment's bytes, writable and copied page by page when they are written, new ones
+    at each call.
+    """
+    if message.parts is None:
+        return pickle.loads(message.data)
+    private: Any = message.parts.private()
+    memory: Any = np.frombuffer(private, np.uint8)
+    data, *buffers = (memory[offset : offset + length] for offset, length in message.parts.parts)
+    return pickle.loads(data, buffers=buffers)
 
 
 def _is_plain(obj: object) -> bool:
-    kind = type(obj)
-    if kind in _SCALARS:
-        return True
-    if kind is dict:
+    """Whether plain pickle does, and in a few microseconds."""
+    if type(obj) is dict:
         items: Any = obj
-        return len(items) <= _SMALL_BYTES and all(
-            type(k) is str and type(v) in _SCALARS for k, v in items.items()
-        )
-    return False
+        return len(items) <= _FEW and all(type(k) is str and _is_small(v) for k, v in items.items())
+    return _is_small(obj)
+
+
+def _is_small(value: Any) -> bool:
+    kind = type(value)
+    return kind in _NUMBERS or (kind in _TEXTS and len(value) <= _SMALL_BYTES)
 
 
 def _find_culprit(
@@ -168,7 +268,7 @@ def _find_culprit(
         seen.add(id(obj))
         for step, child in _children(obj):
             try:
-                _Pickler(io.BytesIO(), pin, None).dump(child)
+                _Pickler(_Chunks(), pin, None, inline=False).dump(child)
             except Exception as found:  # noqa: BLE001 - whatever pickling raises is the finding
                 obj, path, error = child, path + step, found
                 break
@@ -192,6 +292,6 @@ def _children(obj: Any) -> Iterator[tuple[str, object]]:
             if name in obj.__globals__:
                 yield f" global {name}", obj.__globals__[name]
     elif is_dataclass(obj) and not isinstance(obj, type):
-        yield from ((f".{field.name}", getattr(obj, field.name)) for field in fields(obj))
+        yield from ((f".{part.name}", getattr(obj, part.name)) for part in fields(obj))
     elif hasattr(obj, "__dict__") and not isinstance(obj, type | ModuleType):
         yield from ((f".{name}", value) for name, value in vars(obj).items())

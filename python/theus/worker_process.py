@@ -17,9 +17,11 @@ from theus._theus import Channel, Control
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from theus._theus import Transient
     from theus.functions import Reference
     from theus.state import State
     from theus.tasks import Task
+    from theus.wire import Message
 
 __all__ = ["WorkerProcess"]
 
@@ -56,6 +58,7 @@ class WorkerProcess:
         self.control, control_fd = Control.create()
         self.queue: deque[Task] = deque()
         self.ready = False
+        self.parts: Transient | None = None
         self.wants_write = False
         self.watched: int = select.EPOLLIN
         self._trace = os.memfd_create("theus-trace", os.MFD_CLOEXEC)
@@ -85,10 +88,12 @@ class WorkerProcess:
         self._send_path()
         self._send_state(task.state)
         function = self._send_function(task.reference)
+        assert task.inputs is not None  # noqa: S101 - it has an outcome once they are gone
+        self._send_message_parts(task.inputs)
         self._send(
             _theus.KIND_TASK,
             (task.number, task.state.version, function, task.call),
-            (task.inputs,),
+            (task.inputs.data,),
         )
         self.queue.append(task)
 
@@ -125,6 +130,10 @@ class WorkerProcess:
     def _send(self, kind: int, fields: tuple[int, ...], attachments: tuple[bytes, ...]) -> None:
         self.wants_write = not self.channel.send(kind, fields, attachments)
 
+    def _send_message_parts(self, message: Message) -> None:
+        if message.parts is not None:
+            self.wants_write = not self.channel.send_parts(message.parts)
+
     def _send_path(self) -> None:
         if self._sys_path == sys.path:
             return
@@ -142,7 +151,9 @@ class WorkerProcess:
         self._states &= in_flight
         self._states.add(state.version)
         keys = json.dumps(list(state.frozen)).encode()
-        pickles = (frozen.data for frozen in state.frozen.values())
+        for message in state.frozen.values():
+            self._send_message_parts(message)
+        pickles = (message.data for message in state.frozen.values())
         self._send(_theus.KIND_STATE, (state.version,), (state.descriptors(), keys, *pickles))
 
     def _send_function(self, reference: Reference) -> int:

@@ -5,7 +5,7 @@
     reason = "arguments are converted into values of their own"
 )]
 
-use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use theus::error::Result;
 use crate::error::to_py;
 use crate::fd::take_over;
 use crate::payload::Payload;
+use crate::transient::Transient;
 
 /// What a frame is in Python: kind, fields, attachments.
 type PyFrame<'py> = (u8, Bound<'py, PyTuple>, Bound<'py, PyList>);
@@ -91,12 +92,30 @@ impl Channel {
         fields: Vec<u64>,
         attachments: Vec<Payload>,
     ) -> PyResult<()> {
-        let mut done = self.send_now(py, kind, &fields, &attachments)?;
-        while !done {
-            wait(py, &self.sender, |sender| sender.wait())?;
-            done = self.flush(py)?;
-        }
-        Ok(())
+        let done = self.send_now(py, kind, &fields, &attachments)?;
+        self.finish_sending(py, done)
+    }
+
+    /// Queue a PARTS frame with the segment's descriptor. True if nothing is left to write.
+    fn send_parts(&self, py: Python<'_>, parts: &Transient) -> PyResult<bool> {
+        let (file, fields) = parts.0.to_send().map_err(|error| to_py(py, error))?;
+        self.send_carrying(py, Kind::Parts, &fields, file)
+    }
+
+    /// Write a whole PARTS frame, waiting without the GIL.
+    fn send_parts_blocking(&self, py: Python<'_>, parts: &Transient) -> PyResult<()> {
+        let done = self.send_parts(py, parts)?;
+        self.finish_sending(py, done)
+    }
+
+    /// The segment that came with a PARTS frame of these fields; once for each, in their order.
+    fn take_parts(&self, py: Python<'_>, fields: Vec<u64>) -> PyResult<Transient> {
+        let mut receiver = lock(py, &self.receiver);
+        open(&mut *receiver)?
+            .take_descriptor(Kind::Parts)
+            .and_then(|file| theus::Transient::received(file, &fields))
+            .map(Transient)
+            .map_err(|error| to_py(py, error))
     }
 
     /// The next whole frame, or None. Raises `EOFError` when the peer closed its end.
@@ -150,6 +169,27 @@ impl Channel {
 }
 
 impl Channel {
+    fn send_carrying(
+        &self,
+        py: Python<'_>,
+        kind: Kind,
+        fields: &[u64],
+        file: OwnedFd,
+    ) -> PyResult<bool> {
+        let mut sender = lock(py, &self.sender);
+        open(&mut *sender)?
+            .send_carrying(kind, fields, file)
+            .map_err(|error| to_py(py, error))
+    }
+
+    fn finish_sending(&self, py: Python<'_>, mut done: bool) -> PyResult<()> {
+        while !done {
+            wait(py, &self.sender, |sender| sender.wait())?;
+            done = self.flush(py)?;
+        }
+        Ok(())
+    }
+
     fn new(channel: dispatch::Channel) -> Self {
         Self {
             fd: channel.as_fd().as_raw_fd(),

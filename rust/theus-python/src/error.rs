@@ -34,7 +34,8 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::FrameKind { .. }
         | Error::FrameCount { .. }
         | Error::FrameLength { .. }
-        | Error::FrameIncomplete { .. } => "ProtocolError",
+        | Error::FrameIncomplete { .. }
+        | Error::FrameDescriptor { .. } => "ProtocolError",
         Error::SegmentNotFound { .. } => "SegmentNotFoundError",
         Error::HeavyZoneFull { .. } => "HeavyZoneFullError",
         Error::CorruptSegment { .. } => "CorruptSegmentError",

@@ -10,6 +10,7 @@ mod fd;
 mod payload;
 mod segment;
 mod session;
+mod transient;
 mod watch;
 
 #[pymodule]
@@ -18,6 +19,7 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<session::Session>()?;
     module.add_class::<segment::Segment>()?;
     module.add_class::<buffer::Buffer>()?;
+    module.add_class::<transient::Transient>()?;
     module.add_function(wrap_pyfunction!(segment::open_segment, module)?)?;
     module.add_function(wrap_pyfunction!(segment::locate, module)?)?;
     module.add_function(wrap_pyfunction!(session::sessions, module)?)?;

@@ -153,6 +153,15 @@ pub enum Error {
         /// The bytes that are there.
         found: usize,
     },
+    /// A descriptor and its frame did not come together.
+    #[error(
+        "no descriptor goes with this {kind} frame: its kind carries none, or this process has no \
+         room for more (ulimit -n)"
+    )]
+    FrameDescriptor {
+        /// The kind of the frame.
+        kind: Kind,
+    },
     /// No memory for a frame that is arriving.
     #[error("no memory for {bytes} more bytes of a frame")]
     FrameMemory {

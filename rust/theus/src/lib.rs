@@ -38,6 +38,7 @@ pub mod segment;
 pub mod session;
 mod signals;
 pub mod sweep;
+pub mod transient;
 
 pub use backend::{Backend, Capabilities};
 pub use descriptor::{SegmentName, SessionId};
@@ -45,3 +46,4 @@ pub use error::{Error, Result};
 pub use os::fork_generation;
 pub use segment::Segment;
 pub use session::{Config, Session};
+pub use transient::Transient;

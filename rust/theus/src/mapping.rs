@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -50,7 +50,7 @@ impl fmt::Debug for Memory {
 
 impl Mapping {
     /// Maps `length` bytes of `file` shared, to be read and written.
-    pub(crate) fn writable(file: &OwnedFd, length: usize) -> Result<Self> {
+    pub(crate) fn writable(file: &impl AsRawFd, length: usize) -> Result<Self> {
         let raw = MmapOptions::new()
             .len(length)
             .map_raw(file)
@@ -59,12 +59,27 @@ impl Mapping {
     }
 
     /// Maps `length` bytes of `file` shared, to be read: the hardware refuses writes.
-    pub(crate) fn read_only(file: &OwnedFd, length: usize) -> Result<Self> {
+    pub(crate) fn read_only(file: &impl AsRawFd, length: usize) -> Result<Self> {
         let raw = MmapOptions::new()
             .len(length)
             .map_raw_read_only(file)
             .map_err(|error| failed("mapping a segment", error))?;
         Ok(Self::new(Memory::Mapped(raw), false))
+    }
+
+    /// Maps `length` bytes of `file` to be read and written, the latter for this process alone.
+    pub(crate) fn private(file: &impl AsRawFd, length: usize) -> Result<Self> {
+        let mut options = MmapOptions::new();
+        // SAFETY: `Mapping` hands out raw pointers only, so that no reference's promise is broken
+        // if another process changes pages of the file that were not written here.
+        let memory = unsafe {
+            options
+                .len(length)
+                .no_reserve_swap()
+                .map_copy(file.as_raw_fd())
+        };
+        let memory = memory.map_err(|error| failed("mapping a segment privately", error))?;
+        Ok(Self::new(Memory::Mapped(memory.into()), true))
     }
 
     /// `length` zero bytes of this process alone.
@@ -100,7 +115,7 @@ impl Mapping {
 
     /// Replaces the pages in place by private ones of `file`: what is written through pointers made
     /// before stays in this process and reaches nobody.
-    pub(crate) fn make_private(&self, file: &OwnedFd) -> Result<()> {
+    pub(crate) fn make_private(&self, file: &impl AsFd) -> Result<()> {
         self.close();
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
         let access = ProtFlags::READ | ProtFlags::WRITE;

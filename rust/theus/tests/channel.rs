@@ -232,3 +232,42 @@ fn both_ends_are_close_on_exec_and_other_descriptors_are_refused() {
         Err(Error::ChannelSocket)
     ));
 }
+
+#[test]
+fn descriptors_arrive_with_their_frames_whatever_is_sent_between() {
+    within_limit(|| {
+        let (mut owner, mut worker) = connected();
+        let sender = thread::spawn(move || {
+            for number in 0..600_u64 {
+                let file = rustix::fs::memfd_create("part", rustix::fs::MemfdFlags::CLOEXEC);
+                let file = file.unwrap();
+                rustix::io::write(&file, &number.to_le_bytes()).unwrap();
+                let mut done = owner.sender.send_carrying(Kind::Parts, &[8, 0, 8], file);
+                while !done.unwrap() {
+                    owner.sender.wait().unwrap();
+                    done = owner.flush();
+                }
+                // Some large enough to be read straight into their own memory.
+                let length = [0, 10, 50_000, 700_000][usize::try_from(number % 4).unwrap()];
+                let bytes = pattern(length, 3);
+                owner
+                    .send_blocking(Kind::Result, &[number, 0], &[&bytes])
+                    .unwrap();
+            }
+        });
+        for number in 0..600_u64 {
+            assert_eq!(worker.recv(SPIN).unwrap().kind(), Kind::Parts);
+            let file = worker.receiver.take_descriptor(Kind::Parts).unwrap();
+            let mut content = [0; 8];
+            rustix::io::pread(&file, &mut content, 0).unwrap();
+            assert_eq!(u64::from_le_bytes(content), number);
+            let flags = rustix::io::fcntl_getfd(&file).unwrap();
+            assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+            let frame = worker.recv(SPIN).unwrap();
+            assert_eq!(frame.fields().next(), Some(number));
+        }
+        let none = worker.receiver.take_descriptor(Kind::Parts);
+        assert!(matches!(none, Err(Error::FrameDescriptor { .. })));
+        sender.join().unwrap();
+    });
+}

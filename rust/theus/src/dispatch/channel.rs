@@ -181,6 +181,27 @@ impl Sender {
         self.sent(outcome)
     }
 
+    /// Queues a frame that carries `descriptor`, and writes what the socket takes. The descriptor is
+    /// closed here when it has been sent. True if nothing is left to write.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`Error::FrameDescriptor`] if `kind` carries none.
+    pub fn send_carrying(
+        &mut self,
+        kind: Kind,
+        fields: &[u64],
+        descriptor: OwnedFd,
+    ) -> Result<bool> {
+        if !kind.carries_descriptor() {
+            return Err(Error::FrameDescriptor { kind });
+        }
+        let mut socket = &*self.socket;
+        let outcome = self
+            .outgoing
+            .send_carrying(&mut socket, kind, fields, descriptor)?;
+        self.sent(outcome)
+    }
+
     /// Writes what the socket takes of what is queued. True if nothing is left to write.
     ///
     /// # Errors
@@ -242,6 +263,16 @@ impl Receiver {
         } else {
             Ok(None)
         }
+    }
+
+    /// The descriptor of a frame that carries one; to be called once for each, in their order.
+    ///
+    /// # Errors
+    /// [`Error::FrameDescriptor`] if it did not arrive, as this process may open no more.
+    pub fn take_descriptor(&self, kind: Kind) -> Result<OwnedFd> {
+        self.socket
+            .take_descriptor()
+            .ok_or(Error::FrameDescriptor { kind })
     }
 
     /// Waits for a whole frame without taking it: [`try_recv`](Self::try_recv) does. Looks again

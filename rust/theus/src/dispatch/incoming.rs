@@ -21,8 +21,8 @@ const DIRECT_START_BYTES: u64 = 256 * 1024;
 pub(super) trait Source {
     /// Reads into `buffer`, from its start.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Reads into the spare capacity of `part`, and makes it that much longer.
-    fn append(&mut self, part: &mut Vec<u8>) -> io::Result<usize>;
+    /// Reads up to `room` bytes into `part`, and makes it that much longer.
+    fn append(&mut self, part: &mut Vec<u8>, room: usize) -> io::Result<usize>;
 }
 
 /// What one read brought.
@@ -156,16 +156,10 @@ impl Incoming {
                 && missing >= DIRECT_BYTES
             {
                 grow(part, 1, missing)?;
-                let room = part.capacity() - part.len();
-                let read = source.append(part);
-                if let Ok(count) = read {
-                    // The allocator may have given more room than the attachment needs; what came
-                    // in there belongs to the next one.
-                    let surplus = count.saturating_sub(usize::try_from(missing).unwrap_or(count));
-                    let kept = part.len() - surplus;
-                    let surplus = part.split_off(kept);
-                    self.keep(&surplus);
-                }
+                // Not more than it misses: a descriptor may ride with what comes after it.
+                let room = usize::try_from(missing.min(DIRECT_START_BYTES)).unwrap_or(usize::MAX);
+                let room = room.min(part.capacity() - part.len());
+                let read = source.append(part, room);
                 return Ok(read.map(|count| Filled::from_count(count, room)));
             }
         }
@@ -176,15 +170,6 @@ impl Incoming {
             self.end += count;
         }
         Ok(read.map(|count| Filled::from_count(count, room)))
-    }
-
-    /// Puts `surplus` into the buffer, which is empty.
-    fn keep(&mut self, surplus: &[u8]) {
-        if self.buffer.len() < surplus.len() {
-            self.buffer.resize(surplus.len(), 0);
-        }
-        self.buffer[..surplus.len()].copy_from_slice(surplus);
-        self.end = surplus.len();
     }
 
     fn make_room(&mut self) {

@@ -59,11 +59,15 @@ pub enum Kind {
     Release = 10,
     /// Owner to worker: finish and exit.
     Shutdown = 11,
+    /// Either way: a nameless segment with the large parts of the next frame.
+    Parts = 12,
+    /// Worker to owner: a nameless segment with an entry that the next result refers to.
+    Output = 13,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Setup,
         Self::Hello,
         Self::State,
@@ -75,6 +79,8 @@ impl Kind {
         Self::Error,
         Self::Release,
         Self::Shutdown,
+        Self::Parts,
+        Self::Output,
     ];
 
     /// The kind with this number.
@@ -109,6 +115,8 @@ impl Kind {
             Self::Error => "ERROR",
             Self::Release => "RELEASE",
             Self::Shutdown => "SHUTDOWN",
+            Self::Parts => "PARTS",
+            Self::Output => "OUTPUT",
         }
     }
 
@@ -118,7 +126,8 @@ impl Kind {
         match self {
             Self::Setup | Self::Shutdown => Count::Exactly(0),
             Self::State | Self::ForgetState | Self::ForgetFunction => Count::Exactly(1),
-            Self::Hello | Self::Function | Self::Result => Count::Exactly(2),
+            Self::Hello | Self::Function | Self::Result | Self::Output => Count::Exactly(2),
+            Self::Parts => Count::AtLeast(3),
             Self::Error => Count::Exactly(3),
             Self::Task => Count::Exactly(4),
             Self::Release => Count::AtLeast(0),
@@ -133,11 +142,19 @@ impl Kind {
             | Self::ForgetState
             | Self::ForgetFunction
             | Self::Release
-            | Self::Shutdown => Count::Exactly(0),
+            | Self::Shutdown
+            | Self::Parts
+            | Self::Output => Count::Exactly(0),
             Self::Setup | Self::Function | Self::Task | Self::Result => Count::Exactly(1),
             Self::Error => Count::Exactly(2),
             Self::State => Count::AtLeast(2),
         }
+    }
+
+    /// Whether a descriptor rides with the first byte of a frame of this kind.
+    #[must_use]
+    pub const fn carries_descriptor(self) -> bool {
+        matches!(self, Self::Parts | Self::Output)
     }
 
     pub(super) fn check(self, fields: usize, attachments: usize) -> Result<()> {

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, IoSlice, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::frame::{measure, write_head};
 use super::kind::Kind;
@@ -24,15 +25,23 @@ const SLICES: usize = 64;
 /// Bytes that stay valid while they wait to be sent.
 pub type Kept = Box<dyn AsRef<[u8]> + Send + Sync>;
 
+/// Where frames go: a stream that can also carry descriptors.
+pub(super) trait Sink: Write {
+    /// Writes some of `bytes`; if that is one at least, `descriptor` went with the first.
+    fn write_with(&mut self, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<usize>;
+}
+
 enum Chunk {
     Copied(Vec<u8>),
     Kept(Kept),
+    /// A frame whose first byte a descriptor rides with; it is closed here when it is sent.
+    Carrying(Vec<u8>, OwnedFd),
 }
 
 impl Chunk {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Copied(bytes) => bytes,
+            Self::Copied(bytes) | Self::Carrying(bytes, _) => bytes,
             Self::Kept(bytes) => (**bytes).as_ref(),
         }
     }
@@ -56,7 +65,7 @@ impl Outgoing {
     /// the inner one is the writer's.
     pub(super) fn send(
         &mut self,
-        writer: &mut impl Write,
+        writer: &mut impl Sink,
         kind: Kind,
         fields: &[u64],
         attachments: &[&[u8]],
@@ -78,7 +87,26 @@ impl Outgoing {
         Ok(outcome)
     }
 
-    fn send_packed(&mut self, writer: &mut impl Write, frame: &[u8]) -> io::Result<()> {
+    /// Sends a frame that consists of a head, with a descriptor.
+    ///
+    /// # Errors
+    /// As of [`send`](Self::send).
+    pub(super) fn send_carrying(
+        &mut self,
+        writer: &mut impl Sink,
+        kind: Kind,
+        fields: &[u64],
+        descriptor: OwnedFd,
+    ) -> Result<io::Result<()>> {
+        let total_bytes = measure(kind, fields, &[])?;
+        let mut head = Vec::with_capacity(total_bytes);
+        write_head(&mut head, kind, fields, &[], total_bytes);
+        self.queued_bytes += head.len();
+        self.queue.push_back(Chunk::Carrying(head, descriptor));
+        Ok(self.flush(writer))
+    }
+
+    fn send_packed(&mut self, writer: &mut impl Sink, frame: &[u8]) -> io::Result<()> {
         if !self.queue.is_empty() {
             self.push_copy(frame);
             return self.flush(writer);
@@ -90,7 +118,7 @@ impl Outgoing {
 
     fn send_gathered(
         &mut self,
-        writer: &mut impl Write,
+        writer: &mut impl Sink,
         head: &[u8],
         attachments: &[&[u8]],
         keep: &mut dyn FnMut(usize, usize) -> Kept,
@@ -136,12 +164,23 @@ impl Outgoing {
     }
 
     /// Sends what the writer takes of what is queued.
-    pub(super) fn flush(&mut self, writer: &mut impl Write) -> io::Result<()> {
-        while !self.queue.is_empty() {
+    pub(super) fn flush(&mut self, writer: &mut impl Sink) -> io::Result<()> {
+        while let Some(first) = self.queue.front() {
+            if let (Chunk::Carrying(head, descriptor), 0) = (first, self.sent_of_first) {
+                match taken(writer.write_with(head, descriptor.as_fd()))? {
+                    0 => break,
+                    sent => self.drop_sent(sent),
+                }
+                continue;
+            }
             let mut slices = [IoSlice::new(&[]); SLICES];
             let mut skip = self.sent_of_first;
             let mut count = 0;
             for (slice, chunk) in slices.iter_mut().zip(&self.queue) {
+                // The first one, if it carries, has sent its descriptor.
+                if count > 0 && matches!(chunk, Chunk::Carrying(..)) {
+                    break;
+                }
                 *slice = IoSlice::new(&chunk.bytes()[skip..]);
                 skip = 0;
                 count += 1;

@@ -1,19 +1,22 @@
 //! The stream socket under a channel: never blocking, never raising SIGPIPE, counting.
 
-use std::io::{self, IoSlice, Write};
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, recv, send,
-    sendmsg, socketpair, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+    sockopt,
 };
 
 use super::incoming::Source;
+use super::outgoing::Sink;
 use crate::error::{Error, Result};
 use crate::os::failed;
 
@@ -58,6 +61,8 @@ impl Traffic {
 pub(super) struct Socket {
     pub(super) fd: OwnedFd,
     pub(super) traffic: Arc<Traffic>,
+    /// Descriptors that have arrived, in order, and belong to frames that are not taken yet.
+    descriptors: Mutex<VecDeque<OwnedFd>>,
 }
 
 impl Socket {
@@ -95,7 +100,33 @@ impl Socket {
         Self {
             fd,
             traffic: Arc::default(),
+            descriptors: Mutex::default(),
         }
+    }
+
+    /// The descriptor that arrived first of those that were not taken.
+    pub(super) fn take_descriptor(&self) -> Option<OwnedFd> {
+        self.arrived().pop_front()
+    }
+
+    fn arrived(&self) -> MutexGuard<'_, VecDeque<OwnedFd>> {
+        self.descriptors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads, and keeps the descriptors that come with the bytes.
+    fn receive(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let message = recvmsg(&self.fd, slices, &mut control, flags)?;
+        for ancillary in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = ancillary {
+                self.arrived().extend(descriptors);
+            }
+        }
+        Ok(self.got(message.bytes))
     }
 
     pub(super) fn wait(&self, events: PollFlags) -> Result<Wait> {
@@ -136,14 +167,28 @@ impl Write for &Socket {
     }
 }
 
+impl Sink for &Socket {
+    fn write_with(&mut self, bytes: &[u8], descriptor: BorrowedFd<'_>) -> io::Result<usize> {
+        let descriptors = [descriptor];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let pushed = control.push(SendAncillaryMessage::ScmRights(&descriptors));
+        debug_assert!(pushed, "the space is for one descriptor");
+        let count = sendmsg(&self.fd, &[IoSlice::new(bytes)], &mut control, SEND)?;
+        Ok(self.wrote(count))
+    }
+}
+
 impl Source for &Socket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (count, _) = recv(&self.fd, buffer, RecvFlags::DONTWAIT)?;
-        Ok(self.got(count))
+        self.receive(&mut [IoSliceMut::new(buffer)])
     }
 
-    fn append(&mut self, part: &mut Vec<u8>) -> io::Result<usize> {
-        let (count, _) = recv(&self.fd, spare_capacity(part), RecvFlags::DONTWAIT)?;
-        Ok(self.got(count))
+    fn append(&mut self, part: &mut Vec<u8>, room: usize) -> io::Result<usize> {
+        let start = part.len();
+        part.resize(start + room, 0);
+        let read = self.receive(&mut [IoSliceMut::new(&mut part[start..])]);
+        part.truncate(start + *read.as_ref().unwrap_or(&0));
+        read
     }
 }

@@ -41,8 +41,8 @@ impl Source for Trickle<'_> {
         Ok(next.len())
     }
 
-    fn append(&mut self, part: &mut Vec<u8>) -> io::Result<usize> {
-        let next = self.next(part.capacity() - part.len());
+    fn append(&mut self, part: &mut Vec<u8>, room: usize) -> io::Result<usize> {
+        let next = self.next(room);
         part.extend_from_slice(next);
         Ok(next.len())
     }

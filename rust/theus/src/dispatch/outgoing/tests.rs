@@ -21,6 +21,12 @@ impl Grudging {
     }
 }
 
+impl Sink for Grudging {
+    fn write_with(&mut self, bytes: &[u8], _: BorrowedFd<'_>) -> io::Result<usize> {
+        self.write(bytes)
+    }
+}
+
 impl Write for Grudging {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_vectored(&[IoSlice::new(bytes)])
