@@ -19,15 +19,21 @@ GRACE_S = 3.0
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def leftovers(before):
-    names = set(glob.glob(SHARED_MEMORY)) - before
+def present():
     children = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
-    return sorted(names), [p.cmdline() for p in children]
+    return set(glob.glob(SHARED_MEMORY)), {p.pid: p.cmdline() for p in children}
+
+
+def leftovers(before):
+    names, children = present()
+    known_names, known_children = before
+    new = [command for pid, command in children.items() if pid not in known_children]
+    return sorted(names - known_names), new
 
 
 @pytest.fixture(autouse=True)
 def nothing_left():
-    before = set(glob.glob(SHARED_MEMORY))
+    before = present()
     yield
     deadline = time.monotonic() + GRACE_S
     while any(leftovers(before)) and time.monotonic() < deadline:

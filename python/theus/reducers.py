@@ -29,15 +29,15 @@ Reduced = tuple[Any, ...]
 # --- numpy -------------------------------------------------------------------------------------
 
 
-def reduce_array(array: Array, strided: Callable[[PickleBuffer, Array], None]) -> Reduced | None:
+def reduce_array(array: Array, room_for: Callable[[Array], PickleBuffer]) -> Reduced | None:
     """Reduce a large array of any dtype without objects, with any strides, of any plain subclass.
 
     Parameters
     ----------
     array : ndarray
         The array. One that is smaller than `OUT_OF_BAND_BYTES` or has its own pickling is left.
-    strided : callable
-        Told which array the bytes of a buffer are to be taken from, if it is not contiguous.
+    room_for : callable
+        Returns a buffer that stands for the items of an array which is not contiguous.
     """
     if array.nbytes < OUT_OF_BAND_BYTES or array.dtype.hasobject:
         return None
@@ -53,9 +53,7 @@ def reduce_array(array: Array, strided: Callable[[PickleBuffer, Array], None]) -
     if ordered.flags.c_contiguous:
         buffer = PickleBuffer(ordered.reshape(-1).view(np.uint8))  # pyright: ignore[reportArgumentType]
     else:
-        # Memory that is never touched stands for the bytes until they have their place.
-        buffer = PickleBuffer(np.empty(array.nbytes, np.uint8))  # pyright: ignore[reportArgumentType]
-        strided(buffer, ordered)
+        buffer = room_for(ordered)
     straight = axes == list(range(array.ndim))
     whole = (buffer, array.dtype, ordered.shape, None if straight else tuple(np.argsort(axes)))
     if kind is np.ndarray:

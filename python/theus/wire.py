@@ -18,7 +18,7 @@ import numpy as np
 
 from theus._theus import Transient
 from theus.array import Handle, ShmArray, attach_segment, handle_of, view_handle
-from theus.errors import UnpicklableError
+from theus.errors import HeavyZoneFullError, UnpicklableError
 from theus.reducers import OUT_OF_BAND_BYTES, reduce_array, reduce_other
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class _Pickler(cloudpickle.Pickler):
         if pin is None:
             plain = array.view(np.ndarray) if isinstance(array, ShmArray) else array
             if not self._inline:
-                reduced = reduce_array(plain, self._strided)
+                reduced = reduce_array(plain, self._room_for)
                 if reduced is not None:
                     return reduced
             return None if plain is array else plain.__reduce_ex__(PROTOCOL)
@@ -130,8 +130,11 @@ class _Pickler(cloudpickle.Pickler):
         state = getattr(array, "__dict__", None)
         return _load_as, (handle, kind, state) if state else (handle, kind)
 
-    def _strided(self, buffer: pickle.PickleBuffer, source: np.ndarray[Any, Any]) -> None:
-        self.strided[_address(buffer.raw())] = source
+    def _room_for(self, source: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
+        # Memory that is never touched stands for the bytes until they have their place.
+        room = np.empty(source.nbytes, np.uint8)
+        self.strided[room.__array_interface__["data"][0]] = source
+        return pickle.PickleBuffer(room)  # pyright: ignore[reportArgumentType]
 
 
 def _address(raw: memoryview) -> int:
@@ -195,7 +198,7 @@ def dumps(
     UnpicklableError
         Naming the path from `label` to the value that could not be pickled.
     HeavyZoneFullError
-        If the large buffers do not fit into shared memory.
+        If the large buffers do not fit into shared memory, or memory at all.
     """
     if _is_plain(obj):
         return Message(pickle.dumps(obj, PROTOCOL))
@@ -203,6 +206,11 @@ def dumps(
     pickler = _Pickler(file, pin, modules, inline=inline)
     try:
         pickler.dump(obj)
+    except MemoryError as error:
+        msg = (
+            f"{label} is larger than the memory there is: send a part, or put it in the heavy zone"
+        )
+        raise HeavyZoneFullError(msg) from error
     except Exception as error:
         path, culprit, reason = _find_culprit(obj, label, pin, error)
         msg = (
