@@ -2,6 +2,7 @@
 use std::collections::TryReserveError;
 use std::path::PathBuf;
 
+use crate::backend::Backend;
 use crate::dispatch::Kind;
 
 /// A result with this crate's [`Error`].
@@ -54,6 +55,20 @@ pub enum Error {
     Unpublished {
         /// The entry.
         key: String,
+    },
+    /// A worker's output that the owner has already.
+    #[error("output {key:?} was handed over to the session's owner before")]
+    HandedOver {
+        /// Its name in the task.
+        key: String,
+    },
+    /// The backend has no way to do it.
+    #[error("{operation} is not supported by the {backend} backend")]
+    Unsupported {
+        /// What was asked for.
+        operation: &'static str,
+        /// The backend.
+        backend: Backend,
     },
     /// The session was closed, or this process is a forked child, which owns nothing.
     #[error("session {session} is closed, or this process is a forked child of its owner")]

@@ -26,6 +26,7 @@
 //! ```
 
 pub mod backend;
+pub mod budget;
 pub mod catalog;
 mod cgroup;
 pub mod descriptor;
@@ -34,6 +35,7 @@ pub mod error;
 pub mod layout;
 pub mod mapping;
 mod os;
+pub mod output;
 pub mod segment;
 pub mod session;
 mod signals;
@@ -41,9 +43,11 @@ pub mod sweep;
 pub mod transient;
 
 pub use backend::{Backend, Capabilities};
+pub use budget::Budget;
 pub use descriptor::{SegmentName, SessionId};
 pub use error::{Error, Result};
 pub use os::fork_generation;
+pub use output::Output;
 pub use segment::Segment;
 pub use session::{Config, Session};
 pub use transient::Transient;

@@ -168,11 +168,20 @@ pub(crate) fn write_at(file: &File, data: &[u8], offset: u64) -> Result<()> {
 /// The lease is returned at once. Opening a leased file signals its holder; SIGURG is ignored by
 /// default, where the default for a lease, SIGIO, would end this process.
 pub(crate) fn is_unused(file: &OwnedFd) -> Option<bool> {
+    try_lease(file, libc::F_WRLCK)
+}
+
+/// Whether nobody can write the file: none has it open or mapped for writing. `file` cannot either.
+pub(crate) fn is_unwritten(file: &OwnedFd) -> bool {
+    try_lease(file, libc::F_RDLCK) == Some(true)
+}
+
+fn try_lease(file: &OwnedFd, kind: libc::c_int) -> Option<bool> {
     let fd = file.as_raw_fd();
     // SAFETY: F_SETSIG takes a descriptor, which `file` keeps open, and an integer.
     unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) };
     // SAFETY: so does F_SETLEASE.
-    let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) };
+    let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, kind) };
     if granted == 0 {
         // SAFETY: as above.
         unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };

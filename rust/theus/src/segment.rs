@@ -1,12 +1,15 @@
 //! One entry's bytes: nameless while they are written, sealed and named by publication.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::backend::{Access, Backend, Draft, Published};
+use crate::backend::{Access, Available, Backend, Draft, Published};
+use crate::budget::Budget;
+use crate::catalog::check_key;
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::layout::tensor::{TensorSpec, body_offset, read_header};
@@ -14,9 +17,6 @@ use crate::mapping::Mapping;
 use crate::os;
 
 const CHUNK_BYTES: usize = 4 << 20;
-
-/// The bytes a session's living segments have reserved.
-pub(crate) type Used = Arc<AtomicU64>;
 
 /// A tensor in shared memory, being written or published.
 #[derive(Debug)]
@@ -34,8 +34,24 @@ pub struct Segment {
 
 #[derive(Debug)]
 struct Owner {
-    used: Used,
+    budget: Arc<Budget>,
     generation: u64,
+}
+
+impl Owner {
+    fn new(budget: &Arc<Budget>) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            generation: os::fork_generation(),
+        }
+    }
+
+    /// A forked child shares the page, and its copies of the parent's segments count for nothing.
+    fn release(&self, bytes: u64) {
+        if self.generation == os::fork_generation() {
+            self.budget.release(bytes);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -51,40 +67,60 @@ impl Segment {
         name: SegmentName,
         spec: TensorSpec,
         data: Option<&[u8]>,
-        used: &Used,
+        budget: &Arc<Budget>,
     ) -> Result<Self> {
-        let header = spec.header();
-        let length = header.len() as u64 + spec.body_bytes();
-        let access = if spec.mutable {
-            Access::Shared
-        } else {
-            Access::Sealed
-        };
-        let storage = backend.storage();
-        let draft = storage
-            .create(&name, access, length, length)?
-            .ok_or_else(|| backend.full(&spec.key, length))?;
-        draft.write(0, &header)?;
-        if let Some(data) = data {
-            let copy = |(index, chunk)| draft.write(header.len() + index * CHUNK_BYTES, chunk);
-            data.par_chunks(CHUNK_BYTES)
-                .enumerate()
-                .try_for_each(copy)?;
-        }
-        used.fetch_add(length, Ordering::SeqCst);
+        let tensor = TensorDraft::create(backend, &name, &spec, data, budget)?;
         Ok(Self {
             backend,
             name,
-            body_offset: header.len(),
-            length: draft.mapping().len(),
-            stage: Mutex::new(Stage::Draft(draft)),
+            body_offset: tensor.body_offset,
+            length: tensor.draft.mapping().len(),
+            stage: Mutex::new(Stage::Draft(tensor.draft)),
             linked: AtomicBool::new(false),
             copied: AtomicBool::new(false),
-            owner: Some(Owner {
-                used: Arc::clone(used),
-                generation: os::fork_generation(),
-            }),
+            owner: Some(Owner::new(budget)),
             spec,
+        })
+    }
+
+    /// Names a tensor that a worker wrote and handed over, after checking its structure; what the
+    /// worker in `seat` had reserved for it is counted as this process's.
+    pub(crate) fn adopt(
+        backend: Backend,
+        name: SegmentName,
+        file: OwnedFd,
+        budget: &Arc<Budget>,
+        seat: usize,
+    ) -> Result<Self> {
+        let status = os::status(&file)?;
+        let invalid = |reason: &str| Error::CorruptSegment {
+            segment: "a worker's output".to_owned(),
+            reason: reason.to_owned(),
+        };
+        if !status.regular || !status.own {
+            return Err(invalid("it is not a regular file of this user"));
+        }
+        let length = usize::try_from(status.length).unwrap_or(0).max(1);
+        let (_, spec, body_offset) =
+            read_spec(Mapping::read_only(&file, length)?, "a worker's output")?;
+        budget.take_over(seat, status.length);
+        let owner = Owner::new(budget);
+        let adopted = backend.storage().adopt(&name, file);
+        let full = || backend.full(&spec.key, status.length);
+        let mapping = adopted
+            .and_then(|mapping| mapping.ok_or_else(full))
+            .inspect_err(|_| owner.release(status.length))?;
+        mapping.register(&name);
+        Ok(Self {
+            backend,
+            name,
+            spec,
+            body_offset,
+            length: mapping.len(),
+            stage: Mutex::new(Stage::Published(Arc::new(mapping))),
+            linked: AtomicBool::new(true),
+            copied: AtomicBool::new(false),
+            owner: Some(owner),
         })
     }
 
@@ -101,17 +137,12 @@ impl Segment {
     /// # Errors
     /// As of [`open`](Self::open).
     pub fn open_with(backend: Backend, path: &Path) -> Result<Self> {
-        let invalid = |reason: String| Error::CorruptSegment {
-            segment: path.display().to_string(),
-            reason,
+        let shown = path.display().to_string();
+        let (mapping, spec, start) = read_spec(backend.storage().open(path)?, &shown)?;
+        let invalid = |reason: &str| Error::CorruptSegment {
+            segment: shown.clone(),
+            reason: reason.to_owned(),
         };
-        let mapping = backend.storage().open(path)?;
-        let length = mapping.len();
-        if length < 8 {
-            return Err(invalid(format!("it has {length} bytes")));
-        }
-        let start = body_offset(&mapping.read(0, 8), length as u64).map_err(invalid)?;
-        let spec = read_header(&mapping.read(0, start), length as u64).map_err(invalid)?;
         let text = path.file_name().and_then(|name| name.to_str());
         let name: Option<SegmentName> = text.and_then(|name| name.parse().ok());
         let own_place = path.parent() == Some(Path::new(os::DIRECTORY));
@@ -120,10 +151,10 @@ impl Segment {
         }
         Ok(Self {
             backend,
-            name: name.ok_or_else(|| invalid("its file name is not a segment's".to_owned()))?,
+            name: name.ok_or_else(|| invalid("its file name is not a segment's"))?,
             spec,
             body_offset: start,
-            length,
+            length: mapping.len(),
             stage: Mutex::new(Stage::Published(Arc::new(mapping))),
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
@@ -242,7 +273,90 @@ impl Drop for Segment {
         // A name that cannot be removed now is removed by the session's end, or a later sweep.
         let _ = self.unlink();
         if let Some(owner) = &self.owner {
-            owner.used.fetch_sub(self.length as u64, Ordering::SeqCst);
+            owner.release(self.length as u64);
         }
     }
+}
+
+/// A tensor that is being written, its bytes counted against a budget.
+#[derive(Debug)]
+pub(crate) struct TensorDraft {
+    pub(crate) draft: Box<dyn Draft>,
+    pub(crate) body_offset: usize,
+}
+
+impl TensorDraft {
+    pub(crate) fn create(
+        backend: Backend,
+        name: &SegmentName,
+        spec: &TensorSpec,
+        data: Option<&[u8]>,
+        budget: &Budget,
+    ) -> Result<Self> {
+        check_key(&spec.key)?;
+        let body = spec.body_bytes();
+        if let Some(data) = data
+            && data.len() as u64 != body
+        {
+            return Err(Error::LengthMismatch {
+                key: spec.key.clone(),
+                expected: body,
+                found: data.len() as u64,
+            });
+        }
+        let header = spec.header();
+        let length = header.len() as u64 + body;
+        budget.reserve(&spec.key, length)?;
+        Self::fill(backend, name, spec, &header, data, length)
+            .inspect_err(|_| budget.release(length))
+    }
+
+    fn fill(
+        backend: Backend,
+        name: &SegmentName,
+        spec: &TensorSpec,
+        header: &[u8],
+        data: Option<&[u8]>,
+        length: u64,
+    ) -> Result<Self> {
+        let access = if spec.mutable {
+            Access::Shared
+        } else {
+            Access::Sealed
+        };
+        let storage = backend.storage();
+        let fits = |available: Available| length <= available.bytes;
+        let draft = if storage.available().is_none_or(fits) {
+            storage.create(name, access, length, length)?
+        } else {
+            None
+        };
+        let draft = draft.ok_or_else(|| backend.full(&spec.key, length))?;
+        draft.write(0, header)?;
+        if let Some(data) = data {
+            let copy = |(index, chunk)| draft.write(header.len() + index * CHUNK_BYTES, chunk);
+            data.par_chunks(CHUNK_BYTES)
+                .enumerate()
+                .try_for_each(copy)?;
+        }
+        Ok(Self {
+            draft,
+            body_offset: header.len(),
+        })
+    }
+}
+
+/// Checks the structure of a tensor's segment; where its body begins.
+fn read_spec(mapping: Mapping, segment: &str) -> Result<(Mapping, TensorSpec, usize)> {
+    let invalid = |reason: String| Error::CorruptSegment {
+        segment: segment.to_owned(),
+        reason,
+    };
+    let length = mapping.len();
+    if length < 8 {
+        return Err(invalid(format!("it has {length} bytes")));
+    }
+    let start = body_offset(&mapping.read(0, 8), length as u64).map_err(invalid)?;
+    let spec = read_header(&mapping.read(0, start), length as u64).map_err(invalid)?;
+    Ok((mapping, spec, start))
 }

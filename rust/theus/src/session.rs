@@ -1,15 +1,17 @@
 //! The lifetime root: a session lives while its lock is held, and owns every name made in it.
 
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::backend::{Available, Backend, Lock};
-use crate::catalog::{CatalogWriter, check_key};
-use crate::descriptor::SessionId;
+use crate::backend::{Backend, Lock};
+use crate::budget::Budget;
+use crate::catalog::CatalogWriter;
+use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::layout::tensor::TensorSpec;
 use crate::os;
-use crate::segment::{Segment, Used};
+use crate::segment::Segment;
 use crate::signals;
 use crate::sweep::sweep;
 
@@ -31,7 +33,8 @@ struct Inner {
     id: SessionId,
     config: Config,
     generation: u64,
-    used: Used,
+    budget: Arc<Budget>,
+    budget_file: OwnedFd,
     next: AtomicU64,
     closed: AtomicBool,
     held: Mutex<Held>,
@@ -42,6 +45,7 @@ struct Held {
     lock: Option<Box<dyn Lock>>,
     catalog: CatalogWriter,
     segments: Vec<Weak<Segment>>,
+    forget_at: usize,
 }
 
 impl Session {
@@ -53,6 +57,7 @@ impl Session {
         os::watch_forks();
         sweep()?;
         let id = SessionId::random()?;
+        let (budget, budget_file) = Budget::create(config.heavy_limit)?;
         // From here on the next sweep removes what this function leaves when it fails.
         let lock = config.backend.storage().lock(&id)?;
         let catalog = CatalogWriter::create(config.backend, &id)?;
@@ -61,13 +66,15 @@ impl Session {
             id,
             config,
             generation: os::fork_generation(),
-            used: Used::default(),
+            budget: Arc::new(budget),
+            budget_file,
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
             held: Mutex::new(Held {
                 lock: Some(lock),
                 catalog,
                 segments: Vec::new(),
+                forget_at: 0,
             }),
         })))
     }
@@ -84,10 +91,22 @@ impl Session {
         self.0.closed.load(Ordering::SeqCst) || self.0.generation != os::fork_generation()
     }
 
-    /// The bytes that its living segments have reserved.
+    /// The bytes that its living segments have reserved, those of its workers included.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        self.0.used.load(Ordering::SeqCst)
+        self.0.budget.used()
+    }
+
+    /// The budget that the session's processes share.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.0.budget
+    }
+
+    /// The descriptor by which a worker maps the [budget](Budget::from_fd).
+    #[must_use]
+    pub fn budget_file(&self) -> BorrowedFd<'_> {
+        self.0.budget_file.as_fd()
     }
 
     /// How it was set up.
@@ -103,58 +122,58 @@ impl Session {
     /// [`Error::SessionClosed`] or [`Error::Os`].
     pub fn create_tensor(&self, spec: TensorSpec, data: Option<&[u8]>) -> Result<Arc<Segment>> {
         self.check_open()?;
-        check_key(&spec.key)?;
-        let body = spec.body_bytes();
-        if let Some(data) = data
-            && data.len() as u64 != body
-        {
-            return Err(Error::LengthMismatch {
-                key: spec.key,
-                expected: body,
-                found: data.len() as u64,
-            });
-        }
-        self.check_budget(&spec.key, body)?;
         self.keep_lock(&mut self.held())?;
         let mutable = spec.mutable;
-        let number = self.0.next.fetch_add(1, Ordering::SeqCst);
-        let name = self.0.id.segment(number);
+        let name = self.next_name();
         let segment = Arc::new(Segment::create(
             self.0.config.backend,
             name,
             spec,
             data,
-            &self.0.used,
+            &self.0.budget,
         )?);
-        let mut held = self.held();
-        held.segments.retain(|segment| segment.strong_count() > 0);
-        held.segments.push(Arc::downgrade(&segment));
-        drop(held);
+        self.remember(&segment);
         if mutable {
             self.publish(&segment)?;
         }
         Ok(segment)
     }
 
-    fn check_budget(&self, key: &str, requested: u64) -> Result<()> {
-        let used = self.used_bytes();
-        let full = |available, limit| Error::HeavyZoneFull {
-            key: key.to_owned(),
-            requested,
-            available,
-            limit,
-        };
-        if let Some(limit) = self.0.config.heavy_limit
-            && used.saturating_add(requested) > limit
-        {
-            return Err(full(limit.saturating_sub(used), "heavy_limit"));
+    /// Takes over a tensor that the worker in `seat` wrote, and names it. It is published.
+    ///
+    /// # Errors
+    /// [`Error::CorruptSegment`], [`Error::HeavyZoneFull`] if a copy was necessary and does not fit,
+    /// [`Error::SessionClosed`] or [`Error::Os`].
+    pub fn adopt(&self, file: OwnedFd, seat: usize) -> Result<Arc<Segment>> {
+        // As in `publish`.
+        let mut held = self.held();
+        self.check_open()?;
+        self.keep_lock(&mut held)?;
+        drop(held);
+        let name = self.next_name();
+        let segment = Segment::adopt(self.0.config.backend, name, file, &self.0.budget, seat)?;
+        let segment = Arc::new(segment);
+        self.remember(&segment);
+        if self.is_closed() {
+            segment.unlink()?;
         }
-        if let Some(Available { bytes, limit }) = self.0.config.backend.storage().available()
-            && requested > bytes
-        {
-            return Err(full(bytes, limit));
+        Ok(segment)
+    }
+
+    fn next_name(&self) -> SegmentName {
+        self.0
+            .id
+            .segment(self.0.next.fetch_add(1, Ordering::SeqCst))
+    }
+
+    fn remember(&self, segment: &Arc<Segment>) {
+        let mut held = self.held();
+        if held.segments.len() >= held.forget_at {
+            held.segments.retain(|segment| segment.strong_count() > 0);
+            // So that what is gone costs a look now and then, not at each new segment.
+            held.forget_at = 2 * held.segments.len() + 64;
         }
-        Ok(())
+        held.segments.push(Arc::downgrade(segment));
     }
 
     /// Seals `segment` and links its name. Idempotent.

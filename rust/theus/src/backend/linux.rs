@@ -1,6 +1,7 @@
 //! Nameless files that are reserved, filled and then linked; leases; a lock that no child inherits.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -67,6 +68,26 @@ impl Storage for Linux {
             mapping,
             forks,
         })))
+    }
+
+    fn adopt(&self, name: &SegmentName, file: OwnedFd) -> Result<Option<Mapping>> {
+        let name = name.to_string();
+        // A description of our own: the sender has this one too.
+        let file = os::reopen_read_only(&file)?;
+        let length = usize::try_from(os::status(&file)?.length).unwrap_or(0);
+        let mapping = Mapping::read_only(&file, length)?;
+        if os::is_unwritten(&file) {
+            os::link(&file, &name)?;
+            return Ok(Some(mapping));
+        }
+        let Some(copy) = copy(&mapping)? else {
+            return Ok(None);
+        };
+        let reader = os::reopen_read_only(&copy)?;
+        drop(copy);
+        let mapping = Mapping::read_only(&reader, length)?;
+        os::link(&reader, &name)?;
+        Ok(Some(mapping))
     }
 
     fn open(&self, path: &Path) -> Result<Mapping> {
@@ -158,6 +179,19 @@ impl Storage for Linux {
     }
 }
 
+fn copy(source: &Mapping) -> Result<Option<File>> {
+    let file = os::create_nameless()?;
+    if !os::reserve(&file, 0, source.len() as u64)? {
+        return Ok(None);
+    }
+    let copy = File::from(file);
+    for offset in (0..source.len()).step_by(COPY_BYTES) {
+        let length = COPY_BYTES.min(source.len() - offset);
+        os::write_at(&copy, &source.read(offset, length), offset as u64)?;
+    }
+    Ok(Some(copy))
+}
+
 /// A file without a name; the kernel frees it with its last reference.
 #[derive(Debug)]
 struct Nameless {
@@ -169,26 +203,45 @@ struct Nameless {
 }
 
 impl Nameless {
-    fn copy(&self) -> Result<Option<File>> {
-        let file = os::create_nameless()?;
-        if !os::reserve(&file, 0, self.mapping.len() as u64)? {
+    /// Ends all writing to the file, or to a copy of it.
+    fn close(&self) -> Result<Option<Closed>> {
+        let (file, mapping) = self.close_to_writes(&self.file)?;
+        if self.forks == os::forks() {
+            let copied = false;
+            return Ok(Some(Closed {
+                file,
+                mapping,
+                copied,
+            }));
+        }
+        // A child that was forked since has the old pages mapped and could still write them.
+        let Some(copy) = copy(&self.mapping)? else {
             return Ok(None);
-        }
-        let copy = File::from(file);
-        for offset in (0..self.mapping.len()).step_by(COPY_BYTES) {
-            let length = COPY_BYTES.min(self.mapping.len() - offset);
-            os::write_at(&copy, &self.mapping.read(offset, length), offset as u64)?;
-        }
-        Ok(Some(copy))
+        };
+        let (file, mapping) = self.close_to_writes(&copy)?;
+        let copied = true;
+        Ok(Some(Closed {
+            file,
+            mapping,
+            copied,
+        }))
     }
 
     /// Keeps what is written from now on to the draft's mapping out of `file`, which it then shows;
-    /// the mapping for readers.
-    fn close_to_writes(&self, file: &File) -> Result<Arc<Mapping>> {
+    /// a description and a mapping that cannot write.
+    fn close_to_writes(&self, file: &File) -> Result<(OwnedFd, Arc<Mapping>)> {
         let reader = os::reopen_read_only(file)?;
         self.mapping.make_private(&reader)?;
-        Mapping::read_only(&reader, self.mapping.len()).map(Arc::new)
+        let mapping = Mapping::read_only(&reader, self.mapping.len())?;
+        Ok((reader, Arc::new(mapping)))
     }
+}
+
+/// What a draft is when nobody can write it any more.
+struct Closed {
+    file: OwnedFd,
+    mapping: Arc<Mapping>,
+    copied: bool,
 }
 
 impl Draft for Nameless {
@@ -205,6 +258,10 @@ impl Draft for Nameless {
         os::reserve(&self.file, 0, length)
     }
 
+    fn hand_over(&self) -> Result<Option<OwnedFd>> {
+        Ok(self.close()?.map(|closed| closed.file))
+    }
+
     fn publish(&self) -> Result<Option<Published>> {
         if self.access == Access::Shared {
             os::link(&self.file, &self.name)?;
@@ -213,19 +270,15 @@ impl Draft for Nameless {
                 copied: false,
             }));
         }
-        let mapping = self.close_to_writes(&self.file)?;
-        if self.forks == os::forks() {
-            os::link(&self.file, &self.name)?;
-            let copied = false;
-            return Ok(Some(Published { mapping, copied }));
-        }
-        // A child that was forked since has the old pages mapped and could still write them.
-        let Some(copy) = self.copy()? else {
+        let Some(Closed {
+            file,
+            mapping,
+            copied,
+        }) = self.close()?
+        else {
             return Ok(None);
         };
-        let mapping = self.close_to_writes(&copy)?;
-        os::link(&copy, &self.name)?;
-        let copied = true;
+        os::link(&file, &self.name)?;
         Ok(Some(Published { mapping, copied }))
     }
 }

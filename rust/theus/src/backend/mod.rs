@@ -7,6 +7,7 @@ mod linux;
 mod portable;
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -131,6 +132,10 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
         range: u64,
     ) -> Result<Option<Box<dyn Draft>>>;
 
+    /// Names a segment that another process wrote, after making sure that nobody can write it any
+    /// more, by a copy if need be. `Ok(None)`: no space for that.
+    fn adopt(&self, name: &SegmentName, file: OwnedFd) -> Result<Option<Mapping>>;
+
     /// Maps what lies at `path` to be read; its content is not looked at.
     fn open(&self, path: &Path) -> Result<Mapping>;
 
@@ -166,6 +171,10 @@ pub(crate) trait Draft: fmt::Debug + Send + Sync {
 
     /// Makes the first `length` bytes of the range usable; false: no space.
     fn grow(&self, length: u64) -> Result<bool>;
+
+    /// Ends all writing that reaches others, without a name; a descriptor by which its next owner
+    /// can name it. `Ok(None)`: a copy was necessary and there is no space.
+    fn hand_over(&self) -> Result<Option<OwnedFd>>;
 
     /// Gives the segment its name, once. `Ok(None)`: a copy was necessary and there is no space.
     fn publish(&self) -> Result<Option<Published>>;

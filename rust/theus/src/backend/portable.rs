@@ -8,6 +8,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use shared_memory::{Shmem, ShmemConf, ShmemError};
 
-use super::{Access, Available, Capabilities, Draft, Lock, Published, Storage};
+use super::{Access, Available, Backend, Capabilities, Draft, Lock, Published, Storage};
 use crate::descriptor::{PREFIX, SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
@@ -60,6 +61,17 @@ impl Storage for Portable {
             access,
             mapping,
         })))
+    }
+
+    /// The file has no name that this backend could give it, so its bytes are copied.
+    fn adopt(&self, name: &SegmentName, file: OwnedFd) -> Result<Option<Mapping>> {
+        let length = os::status(&file)?.length;
+        let source = Mapping::read_only(&file, usize::try_from(length).unwrap_or(0))?;
+        count(name)?;
+        let named = Mapping::shared(create(name, source.len())?, true);
+        named.copy_whole(&source);
+        named.close();
+        Ok(Some(named))
     }
 
     fn open(&self, path: &Path) -> Result<Mapping> {
@@ -193,6 +205,13 @@ impl Draft for Copied {
 
     fn grow(&self, length: u64) -> Result<bool> {
         Ok(length <= self.mapping.len() as u64)
+    }
+
+    fn hand_over(&self) -> Result<Option<OwnedFd>> {
+        Err(Error::Unsupported {
+            operation: "handing a segment over",
+            backend: Backend::Portable,
+        })
     }
 
     fn publish(&self) -> Result<Option<Published>> {

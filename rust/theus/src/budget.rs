@@ -1,0 +1,192 @@
+//! How many bytes a session's processes have reserved together, and may.
+//!
+//! A page that the owner and its workers share: the limit, and one counter for each process. Only
+//! its own process raises a counter; the owner lowers a worker's when it takes a segment over, and
+//! clears it when the worker has died. So nothing that a killed process had reserved stays counted.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
+};
+
+use crate::error::{Error, Result};
+use crate::mapping::Mapping;
+use crate::os::{self, failed};
+
+/// How many processes share a budget at most, the owner counted.
+pub const SEATS: usize = 1023;
+
+const LIMIT: usize = 0;
+const WORD_BYTES: usize = 8;
+const PAGE_BYTES: usize = (1 + SEATS) * WORD_BYTES;
+
+/// One process's way to the shared counters.
+#[derive(Debug)]
+pub struct Budget {
+    mapping: Mapping,
+    seat: usize,
+}
+
+impl Budget {
+    /// The owner's seat at a new page, and the descriptor by which workers map it. No limit: what
+    /// the machine has.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if there is no memory or no descriptor left.
+    pub fn create(limit: Option<u64>) -> Result<(Self, OwnedFd)> {
+        let failed = |errno| failed("making a budget", errno);
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("theus-budget", flags).map_err(failed)?;
+        ftruncate(&file, PAGE_BYTES as u64).map_err(failed)?;
+        // A page that nobody can shrink cannot become a SIGBUS of somebody else.
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        fcntl_add_seals(&file, seals).map_err(failed)?;
+        let budget = Self::map(&file, 0)?;
+        budget
+            .word(LIMIT)
+            .store(limit.unwrap_or(u64::MAX), Ordering::SeqCst);
+        Ok((budget, file))
+    }
+
+    /// A worker's `seat` at the page behind a descriptor that [`create`](Self::create) returned.
+    ///
+    /// # Errors
+    /// [`Error::ControlPage`] if the descriptor is something else, or there is no such seat.
+    pub fn from_fd(file: impl AsFd, seat: usize) -> Result<Self> {
+        let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
+        let found = os::status(&file)?.length;
+        if !sealed || found != PAGE_BYTES as u64 || !(1..SEATS).contains(&seat) {
+            return Err(Error::ControlPage {
+                expected: PAGE_BYTES as u64,
+                found,
+            });
+        }
+        Self::map(&file, seat)
+    }
+
+    fn map(file: &impl AsFd, seat: usize) -> Result<Self> {
+        let mapping = Mapping::writable(&file.as_fd(), PAGE_BYTES)?;
+        Ok(Self { mapping, seat })
+    }
+
+    fn word(&self, index: usize) -> &AtomicU64 {
+        self.mapping.atomic(index * WORD_BYTES)
+    }
+
+    fn counter(&self, seat: usize) -> &AtomicU64 {
+        self.word(1 + seat)
+    }
+
+    /// What all processes have reserved together.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        let counters = (0..SEATS).map(|seat| self.counter(seat).load(Ordering::SeqCst));
+        counters.fold(0, u64::saturating_add)
+    }
+
+    /// Counts `bytes` as reserved by this process. Two that ask for the last bytes at once may both
+    /// be refused; the limit is never passed.
+    ///
+    /// # Errors
+    /// [`Error::HeavyZoneFull`], which names `key`, if they are more than the limit leaves.
+    pub fn reserve(&self, key: &str, bytes: u64) -> Result<()> {
+        let own = self.counter(self.seat);
+        let limit = self.word(LIMIT).load(Ordering::SeqCst);
+        let before = own.fetch_add(bytes, Ordering::SeqCst);
+        let used = if before.checked_add(bytes).is_none() {
+            u64::MAX
+        } else {
+            self.used()
+        };
+        if used <= limit {
+            return Ok(());
+        }
+        own.fetch_sub(bytes, Ordering::SeqCst);
+        Err(Error::HeavyZoneFull {
+            key: key.to_owned(),
+            requested: bytes,
+            available: limit.saturating_sub(self.used()),
+            limit: "heavy_limit",
+        })
+    }
+
+    /// Gives back what this process had reserved.
+    pub fn release(&self, bytes: u64) {
+        self.counter(self.seat).fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    /// Counts as this process's what the worker in `seat` had reserved.
+    pub fn take_over(&self, seat: usize, bytes: u64) {
+        self.counter(self.seat).fetch_add(bytes, Ordering::SeqCst);
+        let theirs = self.counter(seat);
+        let lower = |counted: u64| Some(counted.saturating_sub(bytes));
+        let _ = theirs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lower);
+    }
+
+    /// Forgets what a worker that has died had reserved.
+    pub fn clear(&self, seat: usize) {
+        self.counter(seat).store(0, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_holds_for_all_and_the_dead_are_forgotten() {
+        let (owner, file) = Budget::create(Some(100)).unwrap();
+        let worker = Budget::from_fd(&file, 1).unwrap();
+        owner.reserve("a", 60).unwrap();
+        worker.reserve("b", 30).unwrap();
+        let full = worker.reserve("c", 11).unwrap_err();
+        assert!(matches!(
+            full,
+            Error::HeavyZoneFull {
+                requested: 11,
+                available: 10,
+                ..
+            }
+        ));
+        assert!(worker.reserve("d", u64::MAX).is_err());
+        assert_eq!(owner.used(), 90);
+        owner.take_over(1, 20);
+        assert_eq!(owner.used(), 90);
+        owner.clear(1);
+        assert_eq!(owner.used(), 80);
+        owner.release(80);
+        assert_eq!(worker.used(), 0);
+    }
+
+    #[test]
+    fn two_that_race_never_pass_the_limit() {
+        let (owner, file) = Budget::create(Some(1000)).unwrap();
+        let granted = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for seat in 1..5 {
+                let worker = Budget::from_fd(&file, seat).unwrap();
+                let granted = &granted;
+                scope.spawn(move || {
+                    for _ in 0..2000 {
+                        if worker.reserve("x", 300).is_ok() {
+                            assert!(granted.fetch_add(300, Ordering::SeqCst) < 1000);
+                            granted.fetch_sub(300, Ordering::SeqCst);
+                            worker.release(300);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(owner.used(), 0);
+    }
+
+    #[test]
+    fn another_page_or_seat_is_refused() {
+        let (_owner, file) = Budget::create(None).unwrap();
+        assert!(Budget::from_fd(&file, 0).is_err());
+        assert!(Budget::from_fd(&file, SEATS).is_err());
+        assert!(Budget::from_fd(std::io::stdin(), 1).is_err());
+    }
+}
