@@ -70,6 +70,18 @@ class Session:
     def publish(self, segment: Segment) -> None:
         """Seal ``segment`` and link its name. Idempotent."""
 
+    def budget_fd(self) -> int:
+        """A new descriptor by which a worker maps the budget, for subprocess's pass_fds."""
+
+    def clear_seat(self, seat: int) -> None:
+        """Forget what a worker that has died had reserved."""
+
+    def adopt(self, channel: Channel, seat: int) -> Segment:
+        """Take over the tensor whose descriptor came with an OUTPUT frame of the worker in `seat`.
+
+        It is published then, and its name lasts as long as somebody has its bytes.
+        """
+
     def commit(self, version: int, changes: Sequence[tuple[str, Segment | None]]) -> None:
         """Enter the changed keys of state ``version`` in the catalog (None removes the key)."""
 
@@ -171,6 +183,50 @@ class Transient:
     def private(self) -> Buffer:
         """A private copy-on-write view of the bytes, a new one at each call."""
 
+@final
+class Budget:
+    """A worker's seat at its session's budget."""
+
+    @staticmethod
+    def from_fd(fd: int, seat: int, session: str) -> Budget:
+        """The worker's mapping of the page; takes the descriptor over, and closes it."""
+
+    def create_output(
+        self,
+        key: str,
+        shape: Sequence[int],
+        element: str,
+        data: SupportsBuffer | None = None,
+        *,
+        dtype: str | None = None,
+        fortran: bool = False,
+        trailing_bytes: bool = False,
+    ) -> Output:
+        """Reserve a tensor without a name: zeros, or a parallel copy of `data`."""
+
+@final
+class Output:
+    """A tensor without a name that a task makes for its result."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+    @property
+    def element(self) -> str: ...
+    @property
+    def dtype(self) -> str | None: ...
+    @property
+    def body_offset(self) -> int: ...
+    @property
+    def length_bytes(self) -> int: ...
+    @property
+    def address(self) -> int: ...
+    def buffer(self) -> Buffer:
+        """The bytes. Who has them keeps the output, so that its reservation lasts as long."""
+
 def open_segment(name_or_path: str) -> Segment:
     """Map a published segment read-only, by name or by path; structure is always checked."""
 
@@ -238,6 +294,9 @@ class Channel:
 
     def send_parts_blocking(self, parts: Transient) -> None:
         """Write a whole PARTS frame, waiting without the GIL."""
+
+    def send_output_blocking(self, number: int, output: Output) -> None:
+        """Hand an output over in a whole OUTPUT frame, waiting without the GIL."""
 
     def take_parts(self, fields: Sequence[int]) -> Transient:
         """The segment that came with a PARTS frame of these fields; once for each, in order."""

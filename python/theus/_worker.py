@@ -20,13 +20,13 @@ from types import FrameType
 from typing import Any
 
 from theus import _theus, wire
-from theus._theus import Channel, Control, Segment, Transient
+from theus._theus import Budget, Channel, Control, Segment, Transient
 from theus.array import ShmArray, restore_dtype, view_handle, view_segment
 from theus.context import ParallelContext
 from theus.contracts import call_with_context, call_with_item, finish
-from theus.entry import HeavyView
 from theus.errors import RemoteError, UnpicklableError
 from theus.functions import StaleReferenceError, resolve
+from theus.outputs import TaskHeavy
 
 __all__ = ["main"]
 
@@ -80,11 +80,12 @@ class _LazyDomain(Mapping[str, Any]):
 class Worker:
     """The state of one worker process."""
 
-    def __init__(self, channel: Channel, control: Control) -> None:
+    def __init__(self, channel: Channel, control: Control, budget: Budget) -> None:
         self._channel = channel
         self._control = control
+        self._budget = budget
         self._segments: dict[str, Segment] = {}
-        self._states: dict[int, tuple[_LazyDomain, HeavyView, frozenset[str]]] = {}
+        self._states: dict[int, tuple[_LazyDomain, dict[str, _Attachment], frozenset[str]]] = {}
         self._functions: dict[int, tuple[int, bytes]] = {}
         self._resolved: dict[int, Callable[..., Any]] = {}
         self._parts: deque[Transient] = deque()
@@ -131,7 +132,7 @@ class Worker:
         names = frozenset(d["segment"] for d in descriptors)
         messages = map(self._message, attachments[2:])
         domain = _LazyDomain(dict(zip(keys, messages, strict=True)))
-        self._states[fields[0]] = (domain, HeavyView(heavy), names)
+        self._states[fields[0]] = (domain, heavy, names)
 
     def _forget_state(self, version: int) -> None:
         self._states.pop(version, None)
@@ -179,7 +180,8 @@ class Worker:
         function = self._resolved.get(number)
         if function is None:
             function = self._resolved[number] = resolve(*self._functions[number])
-        domain, heavy, names = self._states[version]
+        domain, entries, names = self._states[version]
+        heavy = TaskHeavy(entries, self._budget)
         self._given = set(names)
         given = wire.loads(inputs)
         if call == CALL_PLAIN:
@@ -191,7 +193,7 @@ class Worker:
             )
         else:
             result = call_with_context(function, ParallelContext(domain, given, heavy), given)
-        return wire.dumps(finish(result), self._pin, label="result")
+        return wire.dumps(finish(result), self._pin, label="result", made=heavy)
 
     def _message(self, data: bytes) -> wire.Message:
         """Return what an attachment stands for: an empty one for the parts that came before it."""
@@ -200,6 +202,8 @@ class Worker:
     def _send(
         self, kind: int, fields: tuple[int, ...], message: wire.Message, *more: bytes
     ) -> None:
+        for number, output in enumerate(message.outputs):
+            self._channel.send_output_blocking(number, output)
         if message.parts is not None:
             self._channel.send_parts_blocking(message.parts)
         self._channel.send_blocking(kind, fields, (message.data, *more))
@@ -254,13 +258,17 @@ def _flush() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a worker; the arguments are the session and four inherited descriptors."""
+    """Run a worker; the arguments are the session, five inherited descriptors, and its seat."""
     session = arguments[0]
-    channel, control, owner, trace = map(int, arguments[1:])
+    channel, control, owner, trace, budget, seat = map(int, arguments[1:])
     _theus.watch_owner(owner, session)
     faulthandler.enable(file=trace)
     try:
-        Worker(Channel.from_fd(channel), Control.from_fd(control)).serve()
+        Worker(
+            Channel.from_fd(channel),
+            Control.from_fd(control),
+            Budget.from_fd(budget, seat, session),
+        ).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # The owner is on its way out without having said so. Its socket closes before its lock is
         # free, so leaving now would leave its session to nobody: the watching thread ends us.

@@ -20,12 +20,13 @@ from theus.errors import SegmentNotFoundError, StaleSegmentError, UnsupportedDty
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from theus._theus import Segment
+    from theus._theus import Output, Segment
 
 __all__ = [
     "Handle",
     "ShmArray",
     "describe_dtype",
+    "extent",
     "handle_of",
     "restore_dtype",
     "tensor_layout",
@@ -213,7 +214,7 @@ def restore_dtype(description: Any) -> np.dtype[Any]:
             raise ValueError(msg)
 
 
-def view_segment(segment: Segment) -> ShmArray:
+def view_segment(segment: Segment | Output) -> ShmArray:
     """Return the tensor of `segment` as an array over its bytes, without a copy.
 
     Parameters
@@ -237,7 +238,7 @@ def view_segment(segment: Segment) -> ShmArray:
 
 
 def _over(
-    segment: Segment,
+    segment: Segment | Output,
     offset: int,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
@@ -256,6 +257,18 @@ def _over(
 # --- handles -----------------------------------------------------------------------------------
 
 
+def extent(array: np.ndarray[Any, Any]) -> tuple[int, int, int]:
+    """Return the addresses of the first item, of the lowest byte, and after the highest byte."""
+    first: int = array.__array_interface__["data"][0]
+    low, high = first, first + array.dtype.itemsize
+    for length, stride in zip(array.shape, array.strides, strict=True):
+        if stride < 0:
+            low += (length - 1) * stride
+        else:
+            high += (length - 1) * stride
+    return first, low, high
+
+
 def handle_of(array: np.ndarray[Any, Any]) -> Handle | None:
     """Return the handle of `array` if all its bytes lie in a published segment mapped here.
 
@@ -265,13 +278,7 @@ def handle_of(array: np.ndarray[Any, Any]) -> Handle | None:
     dtype = array.dtype
     if not array.size or not dtype.itemsize or dtype.hasobject:
         return None
-    first: int = array.__array_interface__["data"][0]
-    low, high = first, first + dtype.itemsize
-    for length, stride in zip(array.shape, array.strides, strict=True):
-        if stride < 0:
-            low += (length - 1) * stride
-        else:
-            high += (length - 1) * stride
+    first, low, high = extent(array)
     found = _theus.locate(low, high - low)
     if found is None:
         return None

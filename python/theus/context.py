@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
 from theus.entry import HeavyView
+from theus.outputs import TaskHeavy
 
 __all__ = ["Domain", "ParallelContext", "ProcessContext"]
 
@@ -112,7 +113,7 @@ class ProcessContext(_Context):
 
 
 class ParallelContext(_Context):
-    """The context of a process that runs in a worker: the same attributes, and nothing else.
+    """The context of a process that runs in a worker.
 
     Attributes
     ----------
@@ -120,9 +121,11 @@ class ParallelContext(_Context):
         A private copy of the domain state, overlaid with the inputs.
     input : Domain
         The same object.
-    heavy : HeavyView
-        Names to read-only arrays over the very bytes the engine's process wrote. The hardware
-        keeps them read-only.
+    heavy : TaskHeavy
+        Names to read-only arrays over the very bytes the engine's process wrote, which the hardware
+        keeps read-only; and ``alloc`` and ``put`` for arrays that the result returns in place.
     """
 
     __slots__ = ()
+
+    heavy: TaskHeavy

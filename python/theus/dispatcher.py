@@ -41,6 +41,7 @@ from theus.errors import (
     ProtocolError,
     RemoteTraceback,
     SessionClosedError,
+    TheusError,
     UnpicklableError,
     WorkerDiedError,
 )
@@ -48,6 +49,9 @@ from theus.pool import WorkerPool
 from theus.tasks import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from theus._theus import Channel, Segment, Session
     from theus.functions import References
     from theus.worker_process import WorkerProcess
 
@@ -68,17 +72,26 @@ class Dispatcher:
 
     Parameters
     ----------
-    session : str
-        The session's id; workers sweep it if this process dies.
+    session : Session
+        Whose budget the workers share; they sweep it if this process dies.
     workers : int
         How many processes at most; they start when there is work for them.
     threads : int
         How many threads the numeric libraries of each worker may use.
     references : References
         Makes a function go by value if a worker cannot import it.
+
+    Attributes
+    ----------
+    adopt : callable
+        Takes over the output that a worker has just sent on its channel, given that and its seat.
     """
 
-    def __init__(self, session: str, workers: int, threads: int, references: References) -> None:
+    adopt: Callable[[Channel, int], Segment]
+
+    def __init__(
+        self, session: Session, workers: int, threads: int, references: References
+    ) -> None:
         self._references = references
         self._lock = threading.RLock()
         self._pending: deque[Task] = deque()
@@ -267,21 +280,19 @@ class Dispatcher:
     def _on_frame(
         self, worker: WorkerProcess, kind: int, fields: tuple[int, ...], attachments: list[bytes]
     ) -> list[Delivery]:
-        if kind == _theus.KIND_HELLO:
-            worker.ready = True
-            self._failed_starts = 0
+        if kind in (_theus.KIND_HELLO, _theus.KIND_PARTS, _theus.KIND_OUTPUT):
+            self._prepare(worker, kind, fields)
             return []
-        if kind == _theus.KIND_PARTS:
-            worker.parts = worker.channel.take_parts(fields)
-            return []
-        parts, worker.parts = worker.parts, None
+        parts, outputs, refused = worker.take_arrived()
         if not worker.queue or worker.queue[0].number != fields[0]:
             msg = f"worker {worker.pid} answered task {fields[0]}, which is not the one it runs"
             raise ProtocolError(msg)
         task = worker.queue.popleft()
         self._pool.measure(task, fields[1] / 1e9)
+        if refused is not None:
+            return [(task, False, refused)]
         if kind == _theus.KIND_RESULT:
-            return [(task, True, wire.Message(attachments[0], parts))]
+            return [(task, True, wire.Message(attachments[0], parts, outputs=outputs))]
         if fields[2] == _CAUSE_STALE and not task.done:
             try:
                 task.reference = self._references.send_by_value(task.reference.function)
@@ -289,8 +300,21 @@ class Dispatcher:
                 return [(task, False, error)]
             self._pending.appendleft(task)
             return []
-        message = wire.Message(attachments[0], parts)
+        message = wire.Message(attachments[0], parts, outputs=outputs)
         return [(task, False, (message, attachments[1].decode()))]
+
+    def _prepare(self, worker: WorkerProcess, kind: int, fields: tuple[int, ...]) -> None:
+        """Take what comes before a worker's results."""
+        if kind == _theus.KIND_HELLO:
+            worker.ready = True
+            self._failed_starts = 0
+        elif kind == _theus.KIND_PARTS:
+            worker.parts = worker.channel.take_parts(fields)
+        else:
+            try:
+                worker.outputs.append(self.adopt(worker.channel, worker.seat))
+            except (TheusError, OSError) as error:  # no space for a copy, or the engine is closing
+                worker.refused = error
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         for task, success, value in deliveries:
@@ -361,6 +385,7 @@ class Dispatcher:
                 unstarted.append(task)
         self._pending.extendleft(reversed(unstarted))
         worker.queue.clear()
+        self._pool.vacate(worker)
         if not worker.ready:
             deliveries += self._count_failed_start(worker, status, trace)
         worker.close()

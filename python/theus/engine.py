@@ -32,6 +32,8 @@ __all__ = ["TheusEngine"]
 
 T = TypeVar("T")
 
+_MAX_WORKERS = 1000
+
 _engines: WeakSet[TheusEngine] = WeakSet()
 
 
@@ -84,8 +86,8 @@ class TheusEngine:
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         count = cores if workers is None else workers
-        if count < 1:
-            msg = f"workers must be at least 1, not {workers}"
+        if not 1 <= count <= _MAX_WORKERS:
+            msg = f"workers must be from 1 to {_MAX_WORKERS}, not {workers}"
             raise ValueError(msg)
         if heavy_limit is not None and heavy_limit < 1:
             msg = f"heavy_limit is a number of bytes, at least 1, not {heavy_limit}"
@@ -96,9 +98,10 @@ class TheusEngine:
         self._store = StateStore(self._session)
         self._references = References(self._pin)
         self._dispatcher = Dispatcher(
-            self._session.id, count, max(1, cores // count), self._references
+            self._session, count, max(1, cores // count), self._references
         )
         self._heavy = HeavyZone(self._session, self._store, self._dispatcher.release)
+        self._dispatcher.adopt = self._heavy.adopt
         self._workers = count
         self._finalizer = finalize(
             self,

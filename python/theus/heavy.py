@@ -12,8 +12,8 @@ from weakref import ref
 
 import numpy as np
 
-from theus import array
-from theus.array import ShmArray, handle_of, tensor_layout, view_segment
+from theus import array, tensor
+from theus.array import ShmArray, handle_of, view_segment
 from theus.entry import Entry, find_entry
 
 if TYPE_CHECKING:
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike
 
-    from theus._theus import Segment, Session
+    from theus._theus import Channel, Segment, Session
     from theus.state import State, StateStore
 
 __all__ = ["HeavyStats", "HeavyZone"]
 
 Array = np.ndarray[Any, Any]
-_MAX_NAME_BYTES = 216  # what a slot of the catalog holds
 
 
 class HeavyStats(TypedDict):
@@ -137,21 +136,8 @@ class HeavyZone(Mapping[str, ShmArray]):
         A write that arrives after publication, through a view made before it, goes to a private
         copy of the page: it neither crashes nor reaches a reader.
         """
-        _check_name(name)
-        if order not in ("C", "F"):
-            msg = f"order must be 'C' or 'F', not {order!r}"
-            raise ValueError(msg)
-        dims = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
-        layout, element, text, trailing = tensor_layout(dims, np.dtype(dtype))
-        segment = self._session.create_tensor(
-            name,
-            layout,
-            element,
-            dtype=text,
-            fortran=order == "F",
-            trailing_bytes=trailing,
-            mutable=mutable,
-        )
+        create = self._session.create_tensor
+        segment = tensor.allocate(create, name, shape, dtype, order, mutable=mutable)
         self._watch(segment)
         entry = Entry(name, segment)
         written = view_segment(segment)
@@ -189,17 +175,8 @@ class HeavyZone(Mapping[str, ShmArray]):
         -----
         One copy, made by several threads without the GIL when the source is contiguous.
         """
-        _check_name(name)
-        if isinstance(obj, np.ma.MaskedArray):
-            msg = f"put({name!r}): a masked array is two arrays; put .data and .mask separately"
-            raise TypeError(msg)
-        if not isinstance(obj, np.ndarray | np.generic):
-            msg = (
-                f"put({name!r}) takes numpy arrays, not {type(obj).__name__}: "
-                "pass np.asarray(...) of it"
-            )
-            raise TypeError(msg)
-        source = np.asarray(obj)
+        tensor.check_name(name)
+        source = tensor.check_array(name, obj)
         entry = Entry(name, self._copy_in(name, source))
         with self._store.lock:
             self._publish({name: entry})
@@ -343,7 +320,7 @@ class HeavyZone(Mapping[str, ShmArray]):
         with self._store.lock:
             entries: dict[str, Entry | None] = {}
             for key, value in heavy.items():
-                _check_name(key)
+                tensor.check_name(key)
                 if value is None:
                     entries[key] = None
                     continue
@@ -361,6 +338,12 @@ class HeavyZone(Mapping[str, ShmArray]):
             return None
         watched = self._watched.get(segment.number)
         return segment if watched is not None and watched() is segment else None
+
+    def adopt(self, channel: Channel, seat: int) -> Segment:
+        """Take over the output whose descriptor the worker in `seat` has just sent."""
+        segment = self._session.adopt(channel, seat)
+        self._watch(segment)
+        return segment
 
     def clear(self) -> None:
         """Drop the drafts: the engine is closing."""
@@ -382,25 +365,7 @@ class HeavyZone(Mapping[str, ShmArray]):
         array.attached[segment.name] = segment
 
     def _copy_in(self, name: str, source: Array) -> Segment:
-        layout, element, text, trailing = tensor_layout(source.shape, source.dtype)
-        fortran = source.flags.f_contiguous and not source.flags.c_contiguous
-        if source.flags.c_contiguous or fortran:
-            flat = source.reshape(-1, order="F" if fortran else "C")
-            data = flat.view(np.uint8) if flat.nbytes else b""
-            segment = self._session.create_tensor(
-                name,
-                layout,
-                element,
-                data,  # pyright: ignore[reportArgumentType] - a buffer by protocol
-                dtype=text,
-                fortran=fortran,
-                trailing_bytes=trailing,
-            )
-        else:
-            segment = self._session.create_tensor(
-                name, layout, element, dtype=text, trailing_bytes=trailing
-            )
-            view_segment(segment)[...] = source
+        segment: Segment = tensor.copy_in(self._session.create_tensor, name, source)
         self._watch(segment)
         return segment
 
@@ -471,15 +436,3 @@ def _same(value: Array, whole: Array, *, moved: bool = False) -> bool:
     if moved:
         return handle_of(value) == handle_of(whole)
     return bool(value.__array_interface__["data"][0] == whole.__array_interface__["data"][0])
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str):
-        msg = f"entries are named by str, not {type(name).__name__}"
-        raise TypeError(msg)
-    if not name:
-        msg = "an entry's name cannot be empty"
-        raise ValueError(msg)
-    if len(name.encode()) > _MAX_NAME_BYTES:
-        msg = f"the name {name[:40]!r}... is longer than {_MAX_NAME_BYTES} bytes of UTF-8"
-        raise ValueError(msg)

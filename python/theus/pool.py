@@ -11,6 +11,7 @@ from theus.worker_process import WorkerProcess
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from theus._theus import Session
     from theus.tasks import Task
 
 __all__ = ["WorkerPool"]
@@ -30,8 +31,8 @@ class WorkerPool:
 
     Parameters
     ----------
-    session : str
-        The session's id; workers sweep it if this process dies.
+    session : Session
+        Whose budget they share; workers sweep it if this process dies.
     limit : int
         How many processes at most.
     threads : int
@@ -40,13 +41,14 @@ class WorkerPool:
         Where each worker's channel and pidfd are registered.
     """
 
-    def __init__(self, session: str, limit: int, threads: int, epoll: select.epoll) -> None:
+    def __init__(self, session: Session, limit: int, threads: int, epoll: select.epoll) -> None:
         self._session = session
         self._limit = limit
         self._threads = threads
         self._epoll = epoll
         self._by_descriptor: dict[int, WorkerProcess] = {}
         self._durations: dict[int, float] = {}
+        self._leaving: set[int] = set()
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         return iter(dict.fromkeys(self._by_descriptor.values()))
@@ -102,10 +104,16 @@ class WorkerPool:
             worker.watched = mask
 
     def remove(self, worker: WorkerProcess) -> None:
-        """Forget a worker that is gone."""
+        """Forget a worker that is gone, but for its seat: see :meth:`vacate`."""
+        self._leaving.add(worker.seat)
         for descriptor in (worker.channel.fileno(), worker.pidfd):
             if self._by_descriptor.pop(descriptor, None) is not None:
                 self._epoll.unregister(descriptor)
+
+    def vacate(self, worker: WorkerProcess) -> None:
+        """Forget what a worker had reserved that is dead, and its last frames read."""
+        self._session.clear_seat(worker.seat)
+        self._leaving.discard(worker.seat)
 
     def clear(self) -> list[WorkerProcess]:
         """Forget all workers, and return them."""
@@ -114,7 +122,9 @@ class WorkerPool:
         return workers
 
     def _start(self) -> WorkerProcess:
-        worker = WorkerProcess(self._session, self._threads)
+        seats = {worker.seat for worker in self} | self._leaving
+        seat = next(seat for seat in range(1, len(seats) + 2) if seat not in seats)
+        worker = WorkerProcess(self._session, seat, self._threads)
         for descriptor in (worker.channel.fileno(), worker.pidfd):
             self._by_descriptor[descriptor] = worker
             self._epoll.register(descriptor, select.EPOLLIN)

@@ -121,8 +121,10 @@ class TaskFuture(Future[T]):
     def cancel(self) -> bool:
         """Cancel the task; one that is running is stopped. Return whether it is cancelled."""
         cancelled = super().cancel()
-        if cancelled and self.task is not None:
-            self._driver.cancel(self.task)
+        task = self.task
+        if cancelled and task is not None:
+            self.task = None
+            self._driver.cancel(task)
         return cancelled
 
     def running(self) -> bool:
@@ -140,10 +142,13 @@ class TaskFuture(Future[T]):
 
     def resolve(self, value: object) -> None:
         """See :class:`Outcome`."""
+        # The two refer to each other, and large results must not wait for the garbage collector.
+        self.task = None
         self._settle(self.set_result, value)
 
     def fail(self, error: BaseException) -> None:
         """See :class:`Outcome`."""
+        self.task = None
         if isinstance(error, CancelledError):
             super().cancel()
         else:

@@ -8,8 +8,9 @@ the pickle. What is large then moves with one copy; what is small goes through t
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,10 @@ from theus.errors import HeavyZoneFullError, UnpicklableError
 from theus.reducers import OUT_OF_BAND_BYTES, reduce_array, reduce_other
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from theus._theus import Segment
+    from theus._theus import Output, Segment
+    from theus.outputs import TaskHeavy
 
 __all__ = ["PROTOCOL", "Message", "Pins", "dumps", "loads"]
 
@@ -51,11 +53,15 @@ class Message:
         The pickle and the buffers it refers to.
     pins : list
         Hold these until the receiver has loaded the message.
+    outputs : list
+        The outputs that the pickle refers to, in the order of their numbers: of type `Output` on
+        the way out of a worker, and `Segment` when their owner has taken them over.
     """
 
     data: bytes
     parts: Transient | None = None
     pins: Pins = field(default_factory=list[object])
+    outputs: Sequence[Any] = ()
 
 
 class _Chunks:
@@ -80,12 +86,15 @@ class _Pickler(cloudpickle.Pickler):
         modules: set[str | None] | None,
         *,
         inline: bool,
+        made: TaskHeavy | None = None,
     ) -> None:
         callback = None if inline else self._take
         super().__init__(file, protocol=PROTOCOL, buffer_callback=callback)
         self.pins: Pins = []
         self.buffers: list[memoryview] = []
         self.strided: dict[int, np.ndarray[Any, Any]] = {}
+        self.outputs: list[Output] = []
+        self._made = made
         self._pin = pin
         self._modules = modules
         self._inline = inline
@@ -117,6 +126,9 @@ class _Pickler(cloudpickle.Pickler):
         handle = handle_of(array)
         pin = None if handle is None else self._pin(handle[0])
         if pin is None:
+            found = None if self._made is None else self._made.locate(array)
+            if found is not None:
+                return self._reduce_view(array, self._number(*found))
             plain = array.view(np.ndarray) if isinstance(array, ShmArray) else array
             if not self._inline:
                 reduced = reduce_array(plain, self._room_for)
@@ -124,11 +136,20 @@ class _Pickler(cloudpickle.Pickler):
                     return reduced
             return None if plain is array else plain.__reduce_ex__(PROTOCOL)
         self.pins.append(pin)
+        return self._reduce_view(array, handle)
+
+    def _reduce_view(self, array: np.ndarray[Any, Any], handle: Handle | None) -> Any:
         kind = type(array)
         if kind is ShmArray:
             return _load, (handle,)
         state = getattr(array, "__dict__", None)
         return _load_as, (handle, kind, state) if state else (handle, kind)
+
+    def _number(self, output: Output, handle: Handle) -> Handle:
+        """Return the handle with the output's number in this message for a name."""
+        if output not in self.outputs:
+            self.outputs.append(output)
+        return (f"{_OUTPUT}{self.outputs.index(output)}", *handle[1:])
 
     def _room_for(self, source: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
         # Memory that is never touched stands for the bytes until they have their place.
@@ -142,19 +163,27 @@ def _address(raw: memoryview) -> int:
 
 
 def _load(handle: Handle) -> ShmArray:
-    return view_handle(handle, _attach)
+    return view_handle(handle, _find)
 
 
 def _load_as(
     handle: Handle, kind: type[np.ndarray[Any, Any]], state: dict[str, Any] | None = None
 ) -> np.ndarray[Any, Any]:
-    array = view_handle(handle, _attach).view(kind)
+    array = view_handle(handle, _find).view(kind)
     if state:
         array.__dict__.update(state)
     return array
 
 
+_OUTPUT = "output:"
 _attach: Callable[[str], Segment] = attach_segment
+_arriving = threading.local()
+
+
+def _find(name: str) -> Segment:
+    if name.startswith(_OUTPUT):
+        return _arriving.outputs[int(name.removeprefix(_OUTPUT))]
+    return _attach(name)
 
 
 def attach_with(attach: Callable[[str], Segment]) -> None:
@@ -170,6 +199,7 @@ def dumps(
     label: str,
     modules: set[str | None] | None = None,
     inline: bool = False,
+    made: TaskHeavy | None = None,
 ) -> Message:
     """Pickle `obj` for another process of this engine.
 
@@ -186,6 +216,8 @@ def dumps(
         Collects the names of the modules the pickle refers to.
     inline : bool, default False
         Whether all of it has to be in the pickle, large buffers too.
+    made : TaskHeavy, optional
+        Where the arrays that a task made in place are found.
 
     Returns
     -------
@@ -203,7 +235,7 @@ def dumps(
     if _is_plain(obj):
         return Message(pickle.dumps(obj, PROTOCOL))
     file = _Chunks()
-    pickler = _Pickler(file, pin, modules, inline=inline)
+    pickler = _Pickler(file, pin, modules, inline=inline, made=made)
     try:
         pickler.dump(obj)
     except MemoryError as error:
@@ -220,8 +252,10 @@ def dumps(
         )
         raise UnpicklableError(msg) from error
     if inline or (not pickler.buffers and file.length < OUT_OF_BAND_BYTES):
-        return Message(b"".join(file.chunks), pins=pickler.pins)
-    return Message(b"", _fill(file.chunks, pickler, label), pickler.pins)
+        data, parts = b"".join(file.chunks), None
+    else:
+        data, parts = b"", _fill(file.chunks, pickler, label)
+    return Message(data, parts, pickler.pins, pickler.outputs)
 
 
 def _fill(pickle_chunks: list[bytes | memoryview], pickler: _Pickler, label: str) -> Transient:
@@ -246,6 +280,13 @@ def loads(message: Message) -> Any:
     views of the segment's bytes, writable and copied page by page when they are written, new ones
     at each call.
     """
+    if message.outputs:
+        outer = getattr(_arriving, "outputs", ())
+        _arriving.outputs = message.outputs
+        try:
+            return loads(replace(message, outputs=()))
+        finally:
+            _arriving.outputs = outer
     if message.parts is None:
         return pickle.loads(message.data)
     private: Any = message.parts.private()

@@ -17,7 +17,7 @@ from theus._theus import Channel, Control
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from theus._theus import Transient
+    from theus._theus import Segment, Session, Transient
     from theus.functions import Reference
     from theus.state import State
     from theus.tasks import Task
@@ -51,14 +51,21 @@ class WorkerProcess:
         Whether bytes wait for its socket to take them.
     watched : int
         The epoll events its socket is registered for.
+    seat : int
+        Its place at the session's budget.
+    parts, outputs, refused
+        What came for its next result, and why one of its outputs could not be taken over.
     """
 
-    def __init__(self, session: str, threads: int) -> None:
+    def __init__(self, session: Session, seat: int, threads: int) -> None:
+        self.seat = seat
         self.channel, channel_fd = Channel.pair()
         self.control, control_fd = Control.create()
         self.queue: deque[Task] = deque()
         self.ready = False
         self.parts: Transient | None = None
+        self.outputs: list[Segment] = []
+        self.refused: Exception | None = None
         self.wants_write = False
         self.watched: int = select.EPOLLIN
         self._trace = os.memfd_create("theus-trace", os.MFD_CLOEXEC)
@@ -67,8 +74,10 @@ class WorkerProcess:
         self._functions: OrderedDict[bytes, tuple[int, Reference]] = OrderedDict()
         self._next_function = 1
         owner_fd = os.pidfd_open(os.getpid())
-        inherited = (channel_fd, control_fd, owner_fd, self._trace)
-        command = [sys.executable, "-m", "theus._worker", session, *map(str, inherited)]
+        budget_fd = session.budget_fd()
+        inherited = (channel_fd, control_fd, owner_fd, self._trace, budget_fd)
+        arguments = [session.id, *map(str, inherited), str(seat)]
+        command = [sys.executable, "-m", "theus._worker", *arguments]
         try:
             self.process = subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
                 command,
@@ -78,7 +87,7 @@ class WorkerProcess:
                 process_group=0,  # a Ctrl-C in the terminal is the owner's business
             )
         finally:
-            for descriptor in (channel_fd, control_fd, owner_fd):
+            for descriptor in (channel_fd, control_fd, owner_fd, budget_fd):
                 os.close(descriptor)
         self.pid = self.process.pid
         self.pidfd = os.pidfd_open(self.pid)
@@ -96,6 +105,12 @@ class WorkerProcess:
             (task.inputs.data,),
         )
         self.queue.append(task)
+
+    def take_arrived(self) -> tuple[Transient | None, list[Segment], Exception | None]:
+        """Return what came for the result that is here, and make room for the next one's."""
+        arrived = self.parts, self.outputs, self.refused
+        self.parts, self.outputs, self.refused = None, [], None
+        return arrived
 
     def release(self, numbers: tuple[int, ...]) -> None:
         """Tell the worker which segments it need not keep mapped."""

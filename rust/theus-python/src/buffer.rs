@@ -21,7 +21,29 @@ use crate::error::to_py;
 
 /// A buffer-protocol export of a mapping, which it keeps alive.
 #[pyclass(frozen, module = "theus._theus")]
-pub(crate) struct Buffer(pub(crate) Arc<Mapping>);
+pub(crate) struct Buffer {
+    mapping: Arc<Mapping>,
+    /// What has to live as long as somebody has the bytes.
+    _kept: Option<Py<PyAny>>,
+}
+
+impl Buffer {
+    pub(crate) fn new(mapping: Arc<Mapping>) -> Self {
+        let kept = None;
+        Self {
+            mapping,
+            _kept: kept,
+        }
+    }
+
+    pub(crate) fn keeping(mapping: Arc<Mapping>, kept: Py<PyAny>) -> Self {
+        let kept = Some(kept);
+        Self {
+            mapping,
+            _kept: kept,
+        }
+    }
+}
 
 #[pymethods]
 impl Buffer {
@@ -31,7 +53,7 @@ impl Buffer {
         view: *mut ffi::Py_buffer,
         flags: c_int,
     ) -> PyResult<()> {
-        let mapping = &slf.get().0;
+        let mapping = &slf.get().mapping;
         let readonly = !mapping.is_writable();
         if readonly && flags & ffi::PyBUF_WRITABLE == ffi::PyBUF_WRITABLE {
             return Err(PyBufferError::new_err(
@@ -66,17 +88,17 @@ impl Buffer {
     }
 
     fn __len__(&self) -> usize {
-        self.0.len()
+        self.mapping.len()
     }
 
     #[getter]
     fn readonly(&self) -> bool {
-        !self.0.is_writable()
+        !self.mapping.is_writable()
     }
 
     #[getter]
     fn address(&self) -> usize {
-        self.0.address()
+        self.mapping.address()
     }
 
     /// Arrow C data interface capsules (schema, array) over these very bytes.
@@ -94,17 +116,17 @@ impl Buffer {
         let (Some(bytes), Some(end)) = (bytes, end) else {
             return Err(PyValueError::new_err("the array is larger than any memory"));
         };
-        if end > self.0.len() || !offset.is_multiple_of(item) || self.0.is_writable() {
+        if end > self.mapping.len() || !offset.is_multiple_of(item) || self.mapping.is_writable() {
             return Err(PyValueError::new_err(
                 "an Arrow array needs aligned items inside a published segment",
             ));
         }
-        let address = self.0.as_mut_ptr().wrapping_add(offset);
+        let address = self.mapping.as_mut_ptr().wrapping_add(offset);
         let start = NonNull::new(address).ok_or_else(|| PyValueError::new_err("no mapping"))?;
         // SAFETY: the range was checked to lie in the mapping, which the buffer keeps alive, and
         // published segments do not change.
         let buffer = unsafe {
-            ArrowBuffer::from_custom_allocation(start, bytes, Arc::<Mapping>::clone(&self.0))
+            ArrowBuffer::from_custom_allocation(start, bytes, Arc::<Mapping>::clone(&self.mapping))
         };
         let data_type = arrow_type(element);
         let data = ArrayData::builder(data_type.clone())

@@ -17,8 +17,9 @@ use pyo3::types::{PyBytes, PyList, PyTuple};
 use theus::dispatch::{self, Frame, Kind, PROTOCOL_VERSION, Receiver, Sender, Traffic, Wait};
 use theus::error::Result;
 
-use crate::error::to_py;
+use crate::error::{to_py, without_gil};
 use crate::fd::take_over;
+use crate::output::Output;
 use crate::payload::Payload;
 use crate::transient::Transient;
 
@@ -110,12 +111,18 @@ impl Channel {
 
     /// The segment that came with a PARTS frame of these fields; once for each, in their order.
     fn take_parts(&self, py: Python<'_>, fields: Vec<u64>) -> PyResult<Transient> {
-        let mut receiver = lock(py, &self.receiver);
-        open(&mut *receiver)?
-            .take_descriptor(Kind::Parts)
-            .and_then(|file| theus::Transient::received(file, &fields))
+        let file = self.take_descriptor(py, Kind::Parts)?;
+        theus::Transient::received(file, &fields)
             .map(Transient)
             .map_err(|error| to_py(py, error))
+    }
+
+    /// Hand an output over in a whole OUTPUT frame, waiting without the GIL.
+    fn send_output_blocking(&self, py: Python<'_>, number: u64, output: &Output) -> PyResult<()> {
+        let file = without_gil(py, || output.0.hand_over())?;
+        let fields = [number, output.0.length() as u64];
+        let done = self.send_carrying(py, Kind::Output, &fields, file)?;
+        self.finish_sending(py, done)
     }
 
     /// The next whole frame, or None. Raises `EOFError` when the peer closed its end.
@@ -169,6 +176,14 @@ impl Channel {
 }
 
 impl Channel {
+    /// The descriptor of a frame of this `kind`; once for each, in their order.
+    pub(crate) fn take_descriptor(&self, py: Python<'_>, kind: Kind) -> PyResult<OwnedFd> {
+        let mut receiver = lock(py, &self.receiver);
+        open(&mut *receiver)?
+            .take_descriptor(kind)
+            .map_err(|error| to_py(py, error))
+    }
+
     fn send_carrying(
         &self,
         py: Python<'_>,

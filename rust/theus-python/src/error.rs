@@ -26,6 +26,8 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::ControlPage { .. }
         | Error::KeyTooLong { .. }
         | Error::InvalidName { .. }
+        | Error::HandedOver { .. }
+        | Error::Unsupported { .. }
         | Error::ShapeOverflow { .. }
         | Error::LengthMismatch { .. } => return PyValueError::new_err(message),
         Error::UnsupportedElement { .. } => return PyTypeError::new_err(message),

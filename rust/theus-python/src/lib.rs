@@ -7,6 +7,7 @@ mod channel;
 mod control;
 mod error;
 mod fd;
+mod output;
 mod payload;
 mod segment;
 mod session;
@@ -20,6 +21,8 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<segment::Segment>()?;
     module.add_class::<buffer::Buffer>()?;
     module.add_class::<transient::Transient>()?;
+    module.add_class::<output::Budget>()?;
+    module.add_class::<output::Output>()?;
     module.add_function(wrap_pyfunction!(segment::open_segment, module)?)?;
     module.add_function(wrap_pyfunction!(segment::locate, module)?)?;
     module.add_function(wrap_pyfunction!(session::sessions, module)?)?;

@@ -12,87 +12,114 @@ use crate::error::{to_py, without_gil};
 
 /// One entry's bytes: a tensor under construction, or published.
 #[pyclass(frozen, weakref, module = "theus._theus")]
-pub(crate) struct Segment(pub(crate) Arc<theus::Segment>);
+pub(crate) struct Segment {
+    pub(crate) inner: Arc<theus::Segment>,
+    /// No entry holds a worker's output: who has its bytes keeps its name.
+    kept_by_views: bool,
+}
+
+impl Segment {
+    pub(crate) fn new(inner: Arc<theus::Segment>) -> Self {
+        let kept_by_views = false;
+        Self {
+            inner,
+            kept_by_views,
+        }
+    }
+
+    pub(crate) fn kept_by_views(inner: Arc<theus::Segment>) -> Self {
+        let kept_by_views = true;
+        Self {
+            inner,
+            kept_by_views,
+        }
+    }
+}
 
 #[pymethods]
 impl Segment {
     #[getter]
     fn name(&self) -> String {
-        self.0.name().to_string()
+        self.inner.name().to_string()
     }
 
     #[getter]
     fn number(&self) -> u64 {
-        self.0.name().number
+        self.inner.name().number
     }
 
     #[getter]
     fn key(&self) -> &str {
-        &self.0.spec().key
+        &self.inner.spec().key
     }
 
     #[getter]
     fn length_bytes(&self) -> usize {
-        self.0.length()
+        self.inner.length()
     }
 
     #[getter]
     fn published(&self) -> bool {
-        self.0.is_published()
+        self.inner.is_published()
     }
 
     #[getter]
     fn mutable(&self) -> bool {
-        self.0.spec().mutable
+        self.inner.spec().mutable
     }
 
     #[getter]
     fn linked(&self) -> bool {
-        self.0.is_linked()
+        self.inner.is_linked()
     }
 
     #[getter]
     fn path(&self, py: Python<'_>) -> PyResult<String> {
-        let path = self.0.path().map_err(|error| to_py(py, error))?;
+        let path = self.inner.path().map_err(|error| to_py(py, error))?;
         Ok(path.to_string_lossy().into_owned())
     }
 
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.spec().shape)
+        PyTuple::new(py, &self.inner.spec().shape)
     }
 
     #[getter]
     fn strides<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.spec().strides)
+        PyTuple::new(py, &self.inner.spec().strides)
     }
 
     #[getter]
     fn element(&self) -> &'static str {
-        self.0.spec().element.code()
+        self.inner.spec().element.code()
     }
 
     #[getter]
     fn dtype(&self) -> Option<&str> {
-        self.0.spec().dtype.as_deref()
+        self.inner.spec().dtype.as_deref()
     }
 
     #[getter]
     fn copied_at_publication(&self) -> bool {
-        self.0.was_copied()
+        self.inner.was_copied()
     }
 
     #[getter]
     fn body_offset(&self) -> usize {
-        self.0.body_offset()
+        self.inner.body_offset()
     }
 
-    fn buffer(&self) -> Buffer {
-        Buffer(self.0.mapping())
+    fn buffer(slf: Bound<'_, Self>) -> Buffer {
+        let mapping = slf.get().inner.mapping();
+        if slf.get().kept_by_views {
+            Buffer::keeping(mapping, slf.into_any().unbind())
+        } else {
+            Buffer::new(mapping)
+        }
     }
 
     fn unlink(&self, py: Python<'_>) -> PyResult<()> {
-        without_gil(py, || self.0.unlink())
+        without_gil(py, || self.inner.unlink())
     }
 }
 
@@ -104,7 +131,7 @@ pub(crate) fn open_segment(py: Python<'_>, name_or_path: &str) -> PyResult<Segme
         Err(_) => Path::new(name_or_path).to_owned(),
     };
     let segment = without_gil(py, || theus::Segment::open(&path))?;
-    Ok(Segment(Arc::new(segment)))
+    Ok(Segment::new(Arc::new(segment)))
 }
 
 /// (segment name, offset, mapped length) if the bytes lie in a published segment mapped here.

@@ -1,11 +1,14 @@
 //! `Session`: the lifetime root, and what can be seen of others.
 
+use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use theus::dispatch::Kind;
 use theus::layout::tensor::{ElementType, Order, TensorSpec};
 use theus::{Backend, Config, SessionId};
 
+use crate::channel::Channel;
 use crate::error::{to_py, without_gil};
 use crate::payload::Payload;
 use crate::segment::Segment;
@@ -70,25 +73,35 @@ impl Session {
         trailing_bytes: bool,
         mutable: bool,
     ) -> PyResult<Segment> {
-        let order = match (fortran, trailing_bytes) {
-            (false, _) => Order::C,
-            (true, false) => Order::Fortran,
-            (true, true) => Order::FortranItems,
-        };
-        let spec = ElementType::parse(element)
-            .and_then(|element| TensorSpec::dense(key, element, &shape, order))
-            .map_err(|error| to_py(py, error))?;
-        let spec = TensorSpec {
-            dtype,
+        let layout = Layout {
+            fortran,
+            trailing_bytes,
             mutable,
-            ..spec
         };
+        let spec = layout.spec(py, key, &shape, element, dtype)?;
         let bytes = data.as_ref().map(|data| data.bytes(py));
-        without_gil(py, || self.0.create_tensor(spec, bytes)).map(Segment)
+        without_gil(py, || self.0.create_tensor(spec, bytes)).map(Segment::new)
+    }
+
+    /// A new descriptor by which a worker maps the budget, for subprocess's `pass_fds`.
+    fn budget_fd(&self) -> PyResult<RawFd> {
+        let file = self.0.budget_file().try_clone_to_owned();
+        Ok(file?.into_raw_fd())
+    }
+
+    /// Forget what a worker that has died had reserved.
+    fn clear_seat(&self, seat: usize) {
+        self.0.budget().clear(seat);
+    }
+
+    /// Take over the tensor whose descriptor came with an OUTPUT frame of the worker in `seat`.
+    fn adopt(&self, py: Python<'_>, channel: &Channel, seat: usize) -> PyResult<Segment> {
+        let file = channel.take_descriptor(py, Kind::Output)?;
+        without_gil(py, || self.0.adopt(file, seat)).map(Segment::kept_by_views)
     }
 
     fn publish(&self, py: Python<'_>, segment: &Segment) -> PyResult<()> {
-        without_gil(py, || self.0.publish(&segment.0))
+        without_gil(py, || self.0.publish(&segment.inner))
     }
 
     fn commit(
@@ -99,13 +112,46 @@ impl Session {
     ) -> PyResult<()> {
         let changes: Vec<_> = changes
             .into_iter()
-            .map(|(key, segment)| (key, segment.map(|segment| Arc::clone(&segment.0))))
+            .map(|(key, segment)| (key, segment.map(|segment| Arc::clone(&segment.inner))))
             .collect();
         without_gil(py, || self.0.commit(version, &changes))
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         without_gil(py, || self.0.close())
+    }
+}
+
+/// How Python says how a tensor lies.
+#[derive(Clone, Copy)]
+pub(crate) struct Layout {
+    pub(crate) fortran: bool,
+    pub(crate) trailing_bytes: bool,
+    pub(crate) mutable: bool,
+}
+
+impl Layout {
+    pub(crate) fn spec(
+        self,
+        py: Python<'_>,
+        key: &str,
+        shape: &[u64],
+        element: &str,
+        dtype: Option<String>,
+    ) -> PyResult<TensorSpec> {
+        let order = match (self.fortran, self.trailing_bytes) {
+            (false, _) => Order::C,
+            (true, false) => Order::Fortran,
+            (true, true) => Order::FortranItems,
+        };
+        let spec = ElementType::parse(element)
+            .and_then(|element| TensorSpec::dense(key, element, shape, order))
+            .map_err(|error| to_py(py, error))?;
+        Ok(TensorSpec {
+            dtype,
+            mutable: self.mutable,
+            ..spec
+        })
     }
 }
 

@@ -64,13 +64,13 @@ impl Transient {
     /// The bytes, to be written in place before they are sent.
     fn writable(&self, py: Python<'_>) -> PyResult<Buffer> {
         let mapping = self.0.writable().map_err(|error| to_py(py, error))?;
-        Ok(Buffer(Arc::new(mapping)))
+        Ok(Buffer::new(Arc::new(mapping)))
     }
 
     /// A private copy-on-write view of the bytes, a new one at each call.
     fn private(&self, py: Python<'_>) -> PyResult<Buffer> {
         let mapping = self.0.private().map_err(|error| to_py(py, error))?;
-        Ok(Buffer(Arc::new(mapping)))
+        Ok(Buffer::new(Arc::new(mapping)))
     }
 }
 

@@ -1,0 +1,118 @@
+//! `Budget` and `Output`: what a worker makes in place for its result.
+
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments are converted into values of their own"
+)]
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use theus::SessionId;
+
+use crate::buffer::Buffer;
+use crate::error::{to_py, without_gil};
+use crate::fd::take_over;
+use crate::payload::Payload;
+use crate::session::Layout;
+
+/// A worker's seat at its session's budget.
+#[pyclass(frozen, module = "theus._theus")]
+pub(crate) struct Budget {
+    session: SessionId,
+    budget: Arc<theus::Budget>,
+}
+
+#[pymethods]
+impl Budget {
+    /// The worker's mapping of the page; takes the descriptor over, and closes it.
+    #[staticmethod]
+    fn from_fd(py: Python<'_>, fd: RawFd, seat: usize, session: &str) -> PyResult<Self> {
+        let file = take_over(fd)?;
+        let session = session.parse().map_err(|error| to_py(py, error))?;
+        let budget = theus::Budget::from_fd(file, seat).map_err(|error| to_py(py, error))?;
+        let budget = Arc::new(budget);
+        Ok(Self { session, budget })
+    }
+
+    #[pyo3(signature = (key, shape, element, data = None, *, dtype = None, fortran = false, trailing_bytes = false))]
+    #[expect(clippy::too_many_arguments, reason = "Python passes them by name")]
+    fn create_output(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        shape: Vec<u64>,
+        element: &str,
+        data: Option<Payload>,
+        dtype: Option<String>,
+        fortran: bool,
+        trailing_bytes: bool,
+    ) -> PyResult<Output> {
+        let layout = Layout {
+            fortran,
+            trailing_bytes,
+            mutable: false,
+        };
+        let spec = layout.spec(py, key, &shape, element, dtype)?;
+        let bytes = data.as_ref().map(|data| data.bytes(py));
+        without_gil(py, || {
+            theus::Output::create(&self.session, spec, bytes, &self.budget)
+        })
+        .map(Output)
+    }
+}
+
+/// A tensor without a name that a task makes for its result.
+#[pyclass(frozen, weakref, module = "theus._theus")]
+pub(crate) struct Output(pub(crate) theus::Output);
+
+#[pymethods]
+impl Output {
+    #[getter]
+    fn key(&self) -> &str {
+        &self.0.spec().key
+    }
+
+    #[getter]
+    fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.spec().shape)
+    }
+
+    #[getter]
+    fn strides<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.0.spec().strides)
+    }
+
+    #[getter]
+    fn element(&self) -> &'static str {
+        self.0.spec().element.code()
+    }
+
+    #[getter]
+    fn dtype(&self) -> Option<&str> {
+        self.0.spec().dtype.as_deref()
+    }
+
+    #[getter]
+    fn body_offset(&self) -> usize {
+        self.0.body_offset()
+    }
+
+    #[getter]
+    fn length_bytes(&self) -> usize {
+        self.0.length()
+    }
+
+    #[getter]
+    fn address(&self) -> usize {
+        self.0.mapping().address()
+    }
+
+    /// The bytes. Who has them keeps the output, so that its reservation lasts as long.
+    fn buffer(slf: Bound<'_, Self>) -> Buffer {
+        let mapping = Arc::clone(slf.get().0.mapping());
+        Buffer::keeping(mapping, slf.into_any().unbind())
+    }
+}
