@@ -5,6 +5,7 @@
 //! clears it when the worker has died. So nothing that a killed process had reserved stays counted.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
@@ -128,6 +129,34 @@ impl Budget {
     /// Forgets what a worker that has died had reserved.
     pub fn clear(&self, seat: usize) {
         self.counter(seat).store(0, Ordering::SeqCst);
+    }
+}
+
+/// Bytes that are counted for as long as this lives, by the process that made it: a forked child
+/// shares the page, and its copies count for nothing.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    budget: Arc<Budget>,
+    bytes: u64,
+    generation: u64,
+}
+
+impl Reservation {
+    /// Takes charge of `bytes` that have been reserved.
+    pub(crate) fn new(budget: &Arc<Budget>, bytes: u64) -> Arc<Self> {
+        Arc::new(Self {
+            budget: Arc::clone(budget),
+            bytes,
+            generation: os::fork_generation(),
+        })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.generation == os::fork_generation() {
+            self.budget.release(self.bytes);
+        }
     }
 }
 

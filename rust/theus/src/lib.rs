@@ -29,6 +29,7 @@ pub mod backend;
 pub mod budget;
 pub mod catalog;
 mod cgroup;
+mod copy;
 pub mod descriptor;
 pub mod dispatch;
 pub mod error;

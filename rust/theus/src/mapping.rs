@@ -2,11 +2,13 @@
 
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
+use std::any::Any;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::mm::{MapFlags, ProtFlags};
@@ -17,7 +19,22 @@ use crate::error::Result;
 use crate::os::failed;
 
 /// Where published bytes lie in this process: address to length and name.
-static REGISTRY: RwLock<BTreeMap<usize, (usize, SegmentName)>> = RwLock::new(BTreeMap::new());
+static REGISTRY: RwLock<Registry> = RwLock::new(BTreeMap::new());
+
+type Registry = BTreeMap<usize, (usize, SegmentName)>;
+
+thread_local! {
+    /// The registry's lock while this thread forks.
+    static FORKING: RefCell<Option<RwLockWriteGuard<'static, Registry>>> =
+        const { RefCell::new(None) };
+}
+
+/// Takes the registry's lock before a fork, so that the child does not inherit it from a thread
+/// that it does not have; called with false, in parent and child, lets it go.
+pub(crate) fn lock_for_fork(locked: bool) {
+    let guard = locked.then(|| REGISTRY.write().unwrap_or_else(PoisonError::into_inner));
+    FORKING.with_borrow_mut(|held| *held = guard);
+}
 
 /// An address range over a whole segment. It stays valid until dropped, whatever becomes of the
 /// segment's name.
@@ -25,6 +42,8 @@ static REGISTRY: RwLock<BTreeMap<usize, (usize, SegmentName)>> = RwLock::new(BTr
 pub struct Mapping {
     memory: Memory,
     writable: AtomicBool,
+    /// Something that has to last as long as the bytes are in use.
+    kept: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 /// What keeps the range valid.
@@ -100,6 +119,7 @@ impl Mapping {
         Self {
             memory,
             writable: AtomicBool::new(writable),
+            kept: OnceLock::new(),
         }
     }
 
@@ -128,6 +148,11 @@ impl Mapping {
         mapped
             .map(drop)
             .map_err(|errno| failed("sealing a segment", errno))
+    }
+
+    /// Keeps `value` for as long as the bytes are mapped here. The first one counts.
+    pub(crate) fn keep(&self, value: Arc<dyn Any + Send + Sync>) {
+        let _ = self.kept.set(value);
     }
 
     /// Ends the writing that is meant to reach others.
@@ -160,7 +185,7 @@ impl Mapping {
         let entry = (self.len(), name.clone());
         REGISTRY
             .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .insert(self.address(), entry);
     }
 
@@ -258,7 +283,7 @@ impl Drop for Mapping {
         // Before the address can be used by the next mapping.
         REGISTRY
             .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.address());
     }
 }
@@ -267,9 +292,7 @@ impl Drop for Mapping {
 /// one in it, and the segment's mapped length.
 #[must_use]
 pub fn locate(address: usize, length: usize) -> Option<(SegmentName, usize, usize)> {
-    let registry = REGISTRY
-        .read()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let registry = REGISTRY.read().unwrap_or_else(PoisonError::into_inner);
     let (start, (mapped, name)) = registry.range(..=address).next_back()?;
     let offset = address - start;
     let end = offset.checked_add(length)?;

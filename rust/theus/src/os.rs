@@ -7,8 +7,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Once, OnceLock};
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -195,12 +195,44 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 static FORKS: AtomicU64 = AtomicU64::new(0);
 static REGISTER: Once = Once::new();
 
+/// What other rooms do at a fork; told once, by whoever first counts forks.
+type AtFork = fn(Fork);
+
+/// Where in a fork a handler is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fork {
+    Before,
+    InParent,
+    InChild,
+}
+
+static HANDLERS: OnceLock<&'static [AtFork]> = OnceLock::new();
+
+fn call_handlers(moment: Fork) {
+    for handler in HANDLERS.get().copied().unwrap_or_default() {
+        handler(moment);
+    }
+}
+
 extern "C" fn before_fork() {
     FORKS.fetch_add(1, Ordering::SeqCst);
+    call_handlers(Fork::Before);
+}
+
+extern "C" fn after_fork_in_parent() {
+    call_handlers(Fork::InParent);
 }
 
 extern "C" fn after_fork_in_child() {
     GENERATION.fetch_add(1, Ordering::SeqCst);
+    call_handlers(Fork::InChild);
+}
+
+/// Has `handlers` called at every fork from now on. They may touch atomics and release locks that
+/// they took before, which is all a child of a threaded process may do.
+pub(crate) fn at_fork(handlers: &'static [AtFork]) {
+    watch_forks();
+    let _ = HANDLERS.set(handlers);
 }
 
 /// Counts forks from now on.
@@ -208,7 +240,13 @@ pub(crate) fn watch_forks() {
     REGISTER.call_once(|| {
         // SAFETY: the handlers live as long as the program and touch only atomics, which is all a
         // child of a threaded process may do.
-        unsafe { libc::pthread_atfork(Some(before_fork), None, Some(after_fork_in_child)) };
+        unsafe {
+            libc::pthread_atfork(
+                Some(before_fork),
+                Some(after_fork_in_parent),
+                Some(after_fork_in_child),
+            )
+        };
     });
 }
 

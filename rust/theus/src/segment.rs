@@ -5,18 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rayon::prelude::*;
-
 use crate::backend::{Access, Available, Backend, Draft, Published};
-use crate::budget::Budget;
+use crate::budget::{Budget, Reservation};
 use crate::catalog::check_key;
+use crate::copy;
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::layout::tensor::{TensorSpec, body_offset, read_header};
 use crate::mapping::Mapping;
 use crate::os;
-
-const CHUNK_BYTES: usize = 4 << 20;
 
 /// A tensor in shared memory, being written or published.
 #[derive(Debug)]
@@ -29,29 +26,9 @@ pub struct Segment {
     stage: Mutex<Stage>,
     linked: AtomicBool,
     copied: AtomicBool,
-    owner: Option<Owner>,
-}
-
-#[derive(Debug)]
-struct Owner {
-    budget: Arc<Budget>,
-    generation: u64,
-}
-
-impl Owner {
-    fn new(budget: &Arc<Budget>) -> Self {
-        Self {
-            budget: Arc::clone(budget),
-            generation: os::fork_generation(),
-        }
-    }
-
-    /// A forked child shares the page, and its copies of the parent's segments count for nothing.
-    fn release(&self, bytes: u64) {
-        if self.generation == os::fork_generation() {
-            self.budget.release(bytes);
-        }
-    }
+    /// The fork generation of the process that may remove the name; readers have none.
+    owner: Option<u64>,
+    reservation: Option<Arc<Reservation>>,
 }
 
 #[derive(Debug)]
@@ -70,6 +47,8 @@ impl Segment {
         budget: &Arc<Budget>,
     ) -> Result<Self> {
         let tensor = TensorDraft::create(backend, &name, &spec, data, budget)?;
+        let reservation = Reservation::new(budget, tensor.draft.mapping().len() as u64);
+        tensor.draft.mapping().keep(reservation.clone());
         Ok(Self {
             backend,
             name,
@@ -78,7 +57,8 @@ impl Segment {
             stage: Mutex::new(Stage::Draft(tensor.draft)),
             linked: AtomicBool::new(false),
             copied: AtomicBool::new(false),
-            owner: Some(Owner::new(budget)),
+            owner: Some(os::fork_generation()),
+            reservation: Some(reservation),
             spec,
         })
     }
@@ -104,12 +84,11 @@ impl Segment {
         let (_, spec, body_offset) =
             read_spec(Mapping::read_only(&file, length)?, "a worker's output")?;
         budget.take_over(seat, status.length);
-        let owner = Owner::new(budget);
+        let reservation = Reservation::new(budget, status.length);
         let adopted = backend.storage().adopt(&name, file);
         let full = || backend.full(&spec.key, status.length);
-        let mapping = adopted
-            .and_then(|mapping| mapping.ok_or_else(full))
-            .inspect_err(|_| owner.release(status.length))?;
+        let mapping = adopted.and_then(|mapping| mapping.ok_or_else(full))?;
+        mapping.keep(reservation.clone());
         mapping.register(&name);
         Ok(Self {
             backend,
@@ -120,7 +99,8 @@ impl Segment {
             stage: Mutex::new(Stage::Published(Arc::new(mapping))),
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
-            owner: Some(owner),
+            owner: Some(os::fork_generation()),
+            reservation: Some(reservation),
         })
     }
 
@@ -159,6 +139,7 @@ impl Segment {
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
             owner: None,
+            reservation: None,
         })
     }
 
@@ -176,6 +157,9 @@ impl Segment {
         };
         let full = || self.backend.full(&self.spec.key, self.length as u64);
         let Published { mapping, copied } = draft.publish()?.ok_or_else(full)?;
+        if let Some(reservation) = &self.reservation {
+            mapping.keep(reservation.clone());
+        }
         draft.mapping().register(&self.name);
         mapping.register(&self.name);
         self.copied.store(copied, Ordering::SeqCst);
@@ -189,10 +173,10 @@ impl Segment {
     /// # Errors
     /// [`Error::Os`] if the kernel refuses.
     pub fn unlink(&self) -> Result<()> {
-        let Some(owner) = &self.owner else {
+        let Some(owner) = self.owner else {
             return Ok(());
         };
-        if owner.generation == os::fork_generation() && self.linked.swap(false, Ordering::SeqCst) {
+        if owner == os::fork_generation() && self.linked.swap(false, Ordering::SeqCst) {
             self.backend.storage().unlink(&self.name)?;
         }
         Ok(())
@@ -272,9 +256,6 @@ impl Drop for Segment {
     fn drop(&mut self) {
         // A name that cannot be removed now is removed by the session's end, or a later sweep.
         let _ = self.unlink();
-        if let Some(owner) = &self.owner {
-            owner.release(self.length as u64);
-        }
     }
 }
 
@@ -334,10 +315,9 @@ impl TensorDraft {
         let draft = draft.ok_or_else(|| backend.full(&spec.key, length))?;
         draft.write(0, header)?;
         if let Some(data) = data {
-            let copy = |(index, chunk)| draft.write(header.len() + index * CHUNK_BYTES, chunk);
-            data.par_chunks(CHUNK_BYTES)
-                .enumerate()
-                .try_for_each(copy)?;
+            copy::in_parallel(&[(header.len(), data)], |offset, bytes| {
+                draft.write(offset, bytes)
+            })?;
         }
         Ok(Self {
             draft,

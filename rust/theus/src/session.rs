@@ -10,7 +10,8 @@ use crate::catalog::CatalogWriter;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::layout::tensor::TensorSpec;
-use crate::os;
+use crate::mapping;
+use crate::os::{self, Fork};
 use crate::segment::Segment;
 use crate::signals;
 use crate::sweep::sweep;
@@ -54,7 +55,7 @@ impl Session {
     /// # Errors
     /// [`Error::Os`] or [`Error::HeavyZoneFull`] if the lock or the catalog cannot be made.
     pub fn create(config: Config) -> Result<Self> {
-        os::watch_forks();
+        os::at_fork(&[lock_registry, forget_sessions]);
         sweep()?;
         let id = SessionId::random()?;
         let (budget, budget_file) = Budget::create(config.heavy_limit)?;
@@ -145,6 +146,7 @@ impl Session {
     /// [`Error::CorruptSegment`], [`Error::HeavyZoneFull`] if a copy was necessary and does not fit,
     /// [`Error::SessionClosed`] or [`Error::Os`].
     pub fn adopt(&self, file: OwnedFd, seat: usize) -> Result<Arc<Segment>> {
+        self.check_open()?;
         // As in `publish`.
         let mut held = self.held();
         self.check_open()?;
@@ -181,6 +183,7 @@ impl Session {
     /// # Errors
     /// [`Error::SessionClosed`], [`Error::HeavyZoneFull`] or [`Error::Os`].
     pub fn publish(&self, segment: &Segment) -> Result<()> {
+        self.check_open()?; // before the lock, which a forked child may have inherited
         // Held to the end, so that a name which appears is one that `close` has yet to remove.
         let mut held = self.held();
         self.check_open()?;
@@ -264,5 +267,15 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next sweep.
         let _ = self.close();
+    }
+}
+
+fn lock_registry(moment: Fork) {
+    mapping::lock_for_fork(moment == Fork::Before);
+}
+
+fn forget_sessions(moment: Fork) {
+    if moment == Fork::InChild {
+        signals::forget_in_child();
     }
 }

@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "a signal handler may call system calls only")]
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::descriptor::{PREFIX, SessionId};
 use crate::os;
@@ -18,7 +18,6 @@ const ID_BYTES: usize = 12;
 /// The ids of living sessions, 12 bytes in two words; zero is a free place.
 static IDS: [[AtomicU64; 2]; SESSIONS] =
     [const { [AtomicU64::new(0), AtomicU64::new(0)] }; SESSIONS];
-static GENERATION: AtomicUsize = AtomicUsize::new(0);
 static INSTALL: Once = Once::new();
 
 fn words(id: &SessionId) -> [u64; 2] {
@@ -31,11 +30,6 @@ fn words(id: &SessionId) -> [u64; 2] {
 /// Has the names of session `id` removed if a signal ends this process.
 pub(crate) fn guard(id: &SessionId) {
     INSTALL.call_once(install);
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "forks are counted, not 2^32 of them"
-    )]
-    GENERATION.store(os::fork_generation() as usize, Ordering::SeqCst);
     let [first, second] = words(id);
     for place in &IDS {
         // More sessions than places are still removed by the workers and by the next sweep.
@@ -46,6 +40,14 @@ pub(crate) fn guard(id: &SessionId) {
             place[0].store(first, Ordering::SeqCst);
             return;
         }
+    }
+}
+
+/// Forgets every session: they are the parent's.
+pub(crate) fn forget_in_child() {
+    for place in &IDS {
+        place[0].store(0, Ordering::SeqCst);
+        place[1].store(0, Ordering::SeqCst);
     }
 }
 
@@ -78,13 +80,9 @@ fn install() {
 }
 
 extern "C" fn remove_and_die(signal: libc::c_int) {
-    #[expect(clippy::cast_possible_truncation, reason = "as when it was stored")]
-    let own = GENERATION.load(Ordering::SeqCst) == os::fork_generation() as usize;
-    if own {
-        // The lock files go last: a sweep must not take a session for one without a lock.
-        remove_names(false);
-        remove_names(true);
-    }
+    // The lock files go last: a sweep must not take a session for one without a lock.
+    remove_names(false);
+    remove_names(true);
     // SAFETY: signal is async-signal-safe.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: so is raise; the default action ends the process when the handler returns and the

@@ -6,16 +6,14 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use rayon::prelude::*;
-
 use crate::backend::Backend;
+use crate::copy;
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 use crate::os;
 
 /// Every part begins at a multiple of this, as Arrow's and numpy's fastest loops like it.
 const ALIGNMENT: usize = 64;
-const CHUNK_BYTES: usize = 4 << 20;
 
 /// A nameless segment with the parts of a message: part 0 is its pickle, the others its buffers.
 #[derive(Debug)]
@@ -79,16 +77,9 @@ impl Transient {
     pub fn fill(&self, pieces: &[(usize, &[u8])]) -> Result<()> {
         let end = |(offset, bytes): &(usize, &[u8])| offset + bytes.len();
         assert!(pieces.iter().all(|piece| end(piece) <= self.length));
-        let chunks: Vec<_> = pieces
-            .iter()
-            .flat_map(|(offset, bytes)| {
-                let starts = (*offset..).step_by(CHUNK_BYTES);
-                starts.zip(bytes.chunks(CHUNK_BYTES))
-            })
-            .collect();
-        chunks
-            .par_iter()
-            .try_for_each(|(offset, bytes)| os::write_at(&self.file, bytes, *offset as u64))
+        copy::in_parallel(pieces, |offset, bytes| {
+            os::write_at(&self.file, bytes, offset as u64)
+        })
     }
 
     /// A descriptor to be sent, and the fields that describe it in a PARTS frame.
