@@ -213,14 +213,15 @@ class Worker:
         if isinstance(error, StaleReferenceError):
             return CAUSE_STALE, wire.Message(b""), str(error).encode()
         # The first frame is this file's own, of no interest to the caller.
-        text = "".join(traceback.format_exception(error))
+        text = _describe(lambda: "".join(traceback.format_exception(error)))
         cause = CAUSE_UNPICKLABLE if isinstance(error, UnpicklableError) else CAUSE_RAISED
         bare = error.with_traceback(None)
         try:
             message = wire.dumps(bare, self._pin, label="exception")
             wire.loads(message)  # an exception with its own __init__ may dump and not load
-        except Exception:  # noqa: BLE001 - the exception's own pickling is the user's code
-            stand_in = RemoteError(f"{type(error).__module__}.{type(error).__qualname__}: {error}")
+        except BaseException:  # noqa: BLE001 - the exception's own pickling is the user's code
+            kind = f"{type(error).__module__}.{type(error).__qualname__}"
+            stand_in = RemoteError(f"{kind}: {_describe(lambda: str(error))}")
             message = wire.dumps(stand_in, self._pin, label="exception")
         return cause, message, text.encode(errors="backslashreplace")
 
@@ -247,6 +248,14 @@ class Worker:
     def _pin(self, name: str) -> Segment | None:
         """Promise the owner only what its own task refers to: that it keeps alive for us."""
         return self._segments.get(name) if name in self._given else None
+
+
+def _describe(describe: Callable[[], str]) -> str:
+    """Return what the user's code says of its exception, or that it fails at that too."""
+    try:
+        return describe()
+    except BaseException as error:  # noqa: BLE001 - whatever it raises
+        return f"<its description raised {type(error).__name__}>"
 
 
 def _flush() -> None:

@@ -65,7 +65,7 @@ class Domain(MutableMapping[str, Any]):
         return len(self._base.keys() | self._own.keys())
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name not in self:
+        if name.startswith("_") or name not in self:
             known = ", ".join(map(repr, self)) or "nothing"
             msg = f"the domain has no {name!r}; it has {known}"
             raise AttributeError(msg)
@@ -73,6 +73,9 @@ class Domain(MutableMapping[str, Any]):
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Domain, ({}, dict(self))
 
     def __repr__(self) -> str:
         return f"Domain({', '.join(self) or 'empty'})"

@@ -8,6 +8,7 @@ are parameters of the function are passed as arguments as well, so ``def f(ctx, 
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ def process(fn: F | None = None, /, *, parallel: bool = False) -> F | Callable[[
 
 def contract_of(fn: Callable[..., Any]) -> ProcessContract:
     """Return what ``@process`` recorded on `fn`; a function without a mark is a plain process."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
     return getattr(fn, _ATTRIBUTE, None) or ProcessContract()
 
 

@@ -80,23 +80,25 @@ class Dispatcher:
         How many threads the numeric libraries of each worker may use.
     references : References
         Makes a function go by value if a worker cannot import it.
-
-    Attributes
-    ----------
     adopt : callable
         Takes over the output that a worker has just sent on its channel, given that and its seat.
     """
 
-    adopt: Callable[[Channel, int], Segment]
-
     def __init__(
-        self, session: Session, workers: int, threads: int, references: References
+        self,
+        session: Session,
+        workers: int,
+        threads: int,
+        references: References,
+        adopt: Callable[[Channel, int], Segment],
     ) -> None:
         self._references = references
+        self._adopt = adopt
         self._lock = threading.RLock()
         self._pending: deque[Task] = deque()
         self._stops: list[tuple[float, int, int]] = []
-        self._deadlines: list[tuple[float, int, Task]] = []
+        self._deadlines: list[tuple[float, int]] = []
+        self._timed: dict[int, Task] = {}
         self._released: deque[int] = deque()
         self._unattended: set[int] = set()
         self._numbers = 0
@@ -129,7 +131,8 @@ class Dispatcher:
             if not attended:
                 self._unattended.add(task.number)
                 if task.deadline is not None:
-                    heapq.heappush(self._deadlines, (task.deadline, task.number, task))
+                    heapq.heappush(self._deadlines, (task.deadline, task.number))
+                    self._timed[task.number] = task
             self._pending.append(task)
             deliveries = self._assign()
         self._deliver(deliveries)
@@ -170,8 +173,7 @@ class Dispatcher:
         with self._lock:
             if not task.done:
                 self._withdraw(task)
-                task.done = True
-                self._unattended.discard(task.number)
+                self._forget(task)
         self._driver.want_helper()
         self._driver.poke()
 
@@ -232,9 +234,17 @@ class Dispatcher:
         self._lock = threading.RLock()
         self._closed = True
         self._driver.abandon()
+        tasks = list(self._pending)
         self._pending.clear()
         for worker in self._pool.clear():
+            tasks += worker.queue
             worker.abandon()
+        error = SessionClosedError("this task is the parent's: a forked child gets no results")
+        for task in tasks:
+            if not task.done:
+                self._forget(task)
+                with contextlib.suppress(Exception):
+                    task.outcome.fail(error)
         self._epoll.close()
 
     # --- moving things forward ---
@@ -261,7 +271,8 @@ class Dispatcher:
 
     def _attend(self, worker: WorkerProcess, descriptor: int, mask: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
-        gone = descriptor == worker.pidfd
+        # Another thread may have buried the worker of this event, and a new one have its numbers.
+        gone = descriptor == worker.pidfd and worker.is_dead()
         try:
             if mask & select.EPOLLOUT:
                 worker.wants_write = not worker.channel.flush()
@@ -288,6 +299,9 @@ class Dispatcher:
             msg = f"worker {worker.pid} answered task {fields[0]}, which is not the one it runs"
             raise ProtocolError(msg)
         task = worker.queue.popleft()
+        if worker.queue and worker.queue[0].done:
+            # Withdrawn while it waited behind this one: the worker may have begun it.
+            self._interrupt(worker, worker.queue[0])
         self._pool.measure(task, fields[1] / 1e9)
         if refused is not None:
             return [(task, False, refused)]
@@ -312,7 +326,7 @@ class Dispatcher:
             worker.parts = worker.channel.take_parts(fields)
         else:
             try:
-                worker.outputs.append(self.adopt(worker.channel, worker.seat))
+                worker.outputs.append(self._adopt(worker.channel, worker.seat))
             except (TheusError, OSError) as error:  # no space for a copy, or the engine is closing
                 worker.refused = error
 
@@ -324,16 +338,20 @@ class Dispatcher:
             self._driver.tell()
 
     def _finish(self, task: Task, *, success: bool, value: Any) -> None:
-        task.done = True
-        self._unattended.discard(task.number)
+        self._forget(task)
         try:
             if success:
                 task.outcome.resolve(wire.loads(value))
             else:
                 task.outcome.fail(_remote(*value) if isinstance(value, tuple) else value)
-        except Exception as error:  # noqa: BLE001 - loading runs code of the user's classes
+        except BaseException as error:  # noqa: BLE001 - loading runs code of the user's classes
             task.outcome.fail(error)
         task.inputs = None
+
+    def _forget(self, task: Task) -> None:
+        task.done = True
+        self._unattended.discard(task.number)
+        self._timed.pop(task.number, None)
 
     # --- workers ---
 
@@ -344,6 +362,8 @@ class Dispatcher:
             try:
                 worker = self._pool.choose(self._pending[0])
             except OSError as error:
+                if any(self._pool):  # those that run will come to it
+                    break
                 refused += [(task, False, error) for task in self._pending]
                 self._pending.clear()
                 break
@@ -351,7 +371,7 @@ class Dispatcher:
                 break
             task = self._pending.popleft()
             if task.done or not task.outcome.start():
-                self._unattended.discard(task.number)
+                self._forget(task)
                 continue
             try:
                 worker.send(task)
@@ -359,6 +379,8 @@ class Dispatcher:
                 if task not in worker.queue:
                     self._pending.appendleft(task)
                 refused += self._bury(worker)
+            except Exception as error:  # noqa: BLE001 - the task's own, as it cannot be sent
+                refused.append((task, False, error))
             else:
                 self._pool.watch_writes(worker)
         return refused
@@ -433,7 +455,8 @@ class Dispatcher:
         now = time.monotonic()
         late: list[Delivery] = []
         while self._deadlines and self._deadlines[0][0] <= now:
-            late += self._late(heapq.heappop(self._deadlines)[2])
+            task = self._timed.pop(heapq.heappop(self._deadlines)[1], None)
+            late += [] if task is None else self._late(task)
         while self._stops and self._stops[0][0] <= now:
             _, descriptor, number = heapq.heappop(self._stops)
             worker = self._pool.get(descriptor)

@@ -59,22 +59,22 @@ class Driver:
         self._help_wanted = threading.Condition(self._lock)
         self._help_sleeps = False
         self._leader: int | None = None
-        self._waiters = 0
+        self._waiters: set[object] = set()
         self._helper: threading.Thread | None = None
 
     def drive(self, done: Callable[[], bool], timeout: float | None) -> None:
         """Move things forward from this thread until `done()` or `timeout` seconds have passed."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._news:
-            self._waiters += 1
-            self.poke()
+        waiter = object()  # what an interrupt at any moment leaves to be taken out again
         try:
-            while not done():
-                if not self._lead(done, deadline):
-                    return
+            with self._news:
+                self._waiters.add(waiter)
+                self.poke()
+            while not done() and self._lead(done, deadline):
+                pass
         finally:
             with self._news:
-                self._waiters -= 1
+                self._waiters.discard(waiter)
                 self._news.notify_all()
 
     def tell(self) -> None:
@@ -96,9 +96,9 @@ class Driver:
         """Have the driver's own thread look at what is unattended."""
         if not self._unattended():
             return
-        if self._helper is None:
+        if not self._has_helper():
             with self._lock:
-                if self._helper is None and not self._closed:
+                if not self._has_helper() and not self._closed:
                     self._helper = threading.Thread(
                         target=self._help, name="theus-dispatcher", daemon=True
                     )
@@ -106,6 +106,9 @@ class Driver:
         elif self._help_sleeps:
             with self._lock:
                 self._help_wanted.notify()
+
+    def _has_helper(self) -> bool:
+        return self._helper is not None and self._helper.is_alive()
 
     def close(self) -> None:
         """End the helper, and everybody's waiting."""
@@ -122,30 +125,37 @@ class Driver:
 
     def _lead(self, done: Callable[[], bool], deadline: float | None) -> bool:
         """Lead until `done`, or wait for the leading thread's news; False when out of time."""
-        with self._news:
-            if self._leader is not None:
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    return False
-                if not done():
-                    self._news.wait(left)
-                return True
-            self._leader = threading.get_ident()
+        own = threading.get_ident()
+        if self._leader == own:  # a callback of what this thread has just delivered
+            return self._step_until(done, deadline)
         try:
-            while not done():
-                timeout = self._next_timeout()
-                if deadline is not None:
-                    left = deadline - time.monotonic()
-                    if left <= 0:
-                        return False
-                    timeout = left if timeout is None else min(left, timeout)
-                self._step(timeout)
-            return True
-        finally:
             with self._news:
-                self._leader = None
-                self._drain_wake()
-                self._news.notify_all()
+                if self._leader is not None:
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    if not done():
+                        self._news.wait(left)
+                    return True
+                self._leader = own
+            return self._step_until(done, deadline)
+        finally:
+            if self._leader == own:
+                with self._news:
+                    self._leader = None
+                    self._drain_wake()
+                    self._news.notify_all()
+
+    def _step_until(self, done: Callable[[], bool], deadline: float | None) -> bool:
+        while not done():
+            timeout = self._next_timeout()
+            if deadline is not None:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                timeout = left if timeout is None else min(left, timeout)
+            self._step(timeout)
+        return True
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -162,7 +172,7 @@ class Driver:
             return self._closed or self._unattended()
 
         def idle() -> bool:
-            return self._closed or self._waiters > 0 or not wanted()
+            return self._closed or bool(self._waiters) or not wanted()
 
         patience = _LINGER_S
         while not self._closed:

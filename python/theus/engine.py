@@ -20,7 +20,7 @@ from theus.functions import References
 from theus.heavy import HeavyZone
 from theus.results import EngineExecutor, MapResults
 from theus.state import State, StateStore
-from theus.tasks import LoopOutcome, Task, TaskFuture
+from theus.tasks import ItemFuture, LoopOutcome, Task, TaskFuture
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -96,12 +96,13 @@ class TheusEngine:
         self._session = Session.create(backend=backend, heavy_limit=heavy_limit)
         self._generation = fork_generation()
         self._store = StateStore(self._session)
-        self._references = References(self._pin)
+        # None of these refers back to the engine, so that it is collected when it is let go.
+        self._heavy = HeavyZone(self._session, self._store)
+        self._references = References(self._heavy.pin)
         self._dispatcher = Dispatcher(
-            self._session, count, max(1, cores // count), self._references
+            self._session, count, max(1, cores // count), self._references, self._heavy.adopt
         )
-        self._heavy = HeavyZone(self._session, self._store, self._dispatcher.release)
-        self._dispatcher.adopt = self._heavy.adopt
+        self._heavy.released = self._dispatcher.release
         self._workers = count
         self._finalizer = finalize(
             self,
@@ -326,9 +327,9 @@ class TheusEngine:
         self._check_open()
         reference, state = self._references.of(fn), self._store.current
 
-        def send(item: object) -> TaskFuture[Any]:
-            inputs = wire.dumps(item, self._pin, label="item")
-            future: TaskFuture[Any] = TaskFuture(self._dispatcher)
+        def send(item: object) -> ItemFuture[Any]:
+            inputs = wire.dumps(item, self._heavy.pin, label="item")
+            future: ItemFuture[Any] = ItemFuture(self._dispatcher)
             future.task = Task(reference, state, call=CALL_ITEM, inputs=inputs, outcome=future)
             self._dispatcher.submit(future.task, attended=False)
             return future
@@ -392,9 +393,6 @@ class TheusEngine:
 
     # --- inside ---
 
-    def _pin(self, name: str) -> object | None:
-        return self._heavy.pin(name)
-
     def _check_open(self) -> None:
         if not self._finalizer.alive or self._session.closed:
             msg = (
@@ -407,7 +405,7 @@ class TheusEngine:
         if not isinstance(key, str):
             msg = f"domain keys are str, not {type(key).__name__}: {key!r}"
             raise TypeError(msg)
-        return wire.dumps(value, self._pin, label=f"domain[{key!r}]")
+        return wire.dumps(value, self._heavy.pin, label=f"domain[{key!r}]")
 
     def _task(
         self,
@@ -421,7 +419,7 @@ class TheusEngine:
             require_context(fn)
         self._check_open()
         reference: Reference = self._references.of(fn)
-        message = wire.dumps(inputs, self._pin, label="inputs")
+        message = wire.dumps(inputs, self._heavy.pin, label="inputs")
         return Task(
             reference,
             self._store.current,

@@ -145,6 +145,7 @@ class References:
                 isinstance(function, FunctionType)
                 and home is not None
                 and home.__name__ != "__main__"
+                and home.__name__ not in cloudpickle.list_registry_pickle_by_value()
             )
             if force and home is not None:
                 cloudpickle.register_pickle_by_value(home)

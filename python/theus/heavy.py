@@ -81,12 +81,10 @@ class HeavyZone(Mapping[str, ShmArray]):
     ([0, 1, 4, 9], False)
     """
 
-    def __init__(
-        self, session: Session, store: StateStore, released: Callable[[int], None]
-    ) -> None:
+    def __init__(self, session: Session, store: StateStore) -> None:
         self._session = session
         self._store = store
-        self._released = released
+        self.released: Callable[[int], None] | None = None
         self._drafts: dict[str, _Draft] = {}
         self._watched: dict[int, ref[Segment]] = {}
 
@@ -359,7 +357,8 @@ class HeavyZone(Mapping[str, ShmArray]):
 
         def gone(_: object) -> None:
             self._watched.pop(number, None)
-            self._released(number)
+            if self.released is not None:
+                self.released(number)
 
         self._watched[number] = ref(segment, gone)
         array.attached[segment.name] = segment
@@ -397,12 +396,7 @@ class HeavyZone(Mapping[str, ShmArray]):
 
     def _entry_of(self, key: str, value: Array) -> Entry:
         """Return the entry that `value` is, the view of one that it is, or plain data put anew."""
-        if not isinstance(value, np.ndarray | np.generic):
-            msg = (
-                f"heavy[{key!r}] takes arrays of the heavy zone or numpy arrays, "
-                f"not {type(value).__name__}"
-            )
-            raise TypeError(msg)
+        tensor.check_array(key, value)
         if isinstance(value, np.ndarray):
             draft = self._draft_of(value)
             if draft is not None:

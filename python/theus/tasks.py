@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from theus.state import State
     from theus.wire import Message
 
-__all__ = ["LoopOutcome", "Outcome", "Task", "TaskFuture"]
+__all__ = ["ItemFuture", "LoopOutcome", "Outcome", "Task", "TaskFuture"]
 
 T = TypeVar("T")
 
@@ -121,10 +122,11 @@ class TaskFuture(Future[T]):
     def cancel(self) -> bool:
         """Cancel the task; one that is running is stopped. Return whether it is cancelled."""
         cancelled = super().cancel()
-        task = self.task
-        if cancelled and task is not None:
-            self.task = None
-            self._driver.cancel(task)
+        if cancelled:
+            self._notify()
+            task, self.task = self.task, None
+            if task is not None:
+                self._driver.cancel(task)
         return cancelled
 
     def running(self) -> bool:
@@ -136,9 +138,11 @@ class TaskFuture(Future[T]):
     def start(self) -> bool:
         """See :class:`Outcome`."""
         self._sent = True
-        if self._stoppable:
+        if self._stoppable or self.cancelled() or super().running():
             return not self.cancelled()
-        return super().running() or self.set_running_or_notify_cancel()
+        with contextlib.suppress(InvalidStateError):  # cancelled since the look above
+            return self.set_running_or_notify_cancel()
+        return False
 
     def resolve(self, value: object) -> None:
         """See :class:`Outcome`."""
@@ -149,10 +153,15 @@ class TaskFuture(Future[T]):
     def fail(self, error: BaseException) -> None:
         """See :class:`Outcome`."""
         self.task = None
-        if isinstance(error, CancelledError):
-            super().cancel()
+        if isinstance(error, CancelledError) and super().cancel():
+            self._notify()
         else:
             self._settle(self.set_exception, error)
+
+    def _notify(self) -> None:
+        """Tell those who wait for several futures, once, that this one is cancelled."""
+        with contextlib.suppress(InvalidStateError, RuntimeError):
+            self.set_running_or_notify_cancel()
 
     def _settle(self, deliver: Any, value: object) -> None:
         # Cancelling from another thread may win between the look and the delivery.
@@ -161,6 +170,23 @@ class TaskFuture(Future[T]):
         except Exception:
             if not self.cancelled():
                 raise
+
+
+class ItemFuture(TaskFuture[T]):
+    """A future of ``engine.map``, whose results are handed out by an iterator."""
+
+    def fail(self, error: BaseException) -> None:
+        """See :class:`Outcome`."""
+        super().fail(_not_an_end(error))
+
+
+def _not_an_end(error: BaseException) -> BaseException:
+    """Return what can leave an iterator or a coroutine without ending it, as PEP 479 has it."""
+    if not isinstance(error, StopIteration | StopAsyncIteration):
+        return error
+    stand_in = RuntimeError(f"the process raised {type(error).__name__}")
+    stand_in.__cause__ = error
+    return stand_in
 
 
 class LoopOutcome:
@@ -200,4 +226,4 @@ class LoopOutcome:
             if isinstance(error, CancelledError):
                 self.future.cancel()
             else:
-                self.future.set_exception(error)
+                self.future.set_exception(_not_an_end(error))

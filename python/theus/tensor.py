@@ -38,12 +38,12 @@ def check_name(name: object) -> None:
 def check_array(name: str, obj: object) -> np.ndarray[Any, Any]:
     """Return `obj` as an array, or say why it cannot be put."""
     if isinstance(obj, np.ma.MaskedArray):
-        msg = f"put({name!r}): a masked array is two arrays; put .data and .mask separately"
+        msg = f"entry {name!r}: a masked array is two arrays; put .data and .mask separately"
         raise TypeError(msg)
     if not isinstance(obj, np.ndarray | np.generic):
         msg = (
-            f"put({name!r}) takes numpy arrays, not {type(obj).__name__}: "
-            "pass np.asarray(...) of it"
+            f"entry {name!r} takes an array of the heavy zone or a numpy array, "
+            f"not {type(obj).__name__}: pass np.asarray(...) of it"
         )
         raise TypeError(msg)
     return np.asarray(obj)

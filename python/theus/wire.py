@@ -123,6 +123,9 @@ class _Pickler(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
     def _reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
+        kind = type(array)
+        if kind.__reduce__ is not np.ndarray.__reduce__:  # it knows better what it is
+            return None
         handle = handle_of(array)
         pin = None if handle is None else self._pin(handle[0])
         if pin is None:

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 from collections import OrderedDict, deque
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from theus import _theus
 from theus._theus import Channel, Control
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from theus._theus import Segment, Session, Transient
     from theus.functions import Reference
@@ -59,8 +60,6 @@ class WorkerProcess:
 
     def __init__(self, session: Session, seat: int, threads: int) -> None:
         self.seat = seat
-        self.channel, channel_fd = Channel.pair()
-        self.control, control_fd = Control.create()
         self.queue: deque[Task] = deque()
         self.ready = False
         self.parts: Transient | None = None
@@ -68,29 +67,43 @@ class WorkerProcess:
         self.refused: Exception | None = None
         self.wants_write = False
         self.watched: int = select.EPOLLIN
-        self._trace = os.memfd_create("theus-trace", os.MFD_CLOEXEC)
         self._sys_path: list[str] = []
         self._states: set[int] = set()
         self._functions: OrderedDict[bytes, tuple[int, Reference]] = OrderedDict()
         self._next_function = 1
-        owner_fd = os.pidfd_open(os.getpid())
-        budget_fd = session.budget_fd()
-        inherited = (channel_fd, control_fd, owner_fd, self._trace, budget_fd)
-        arguments = [session.id, *map(str, inherited), str(seat)]
-        command = [sys.executable, "-m", "theus._worker", *arguments]
-        try:
-            self.process = subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
-                command,
-                stdin=subprocess.DEVNULL,
-                pass_fds=inherited,
-                env=_environment(threads),
-                process_group=0,  # a Ctrl-C in the terminal is the owner's business
-            )
-        finally:
-            for descriptor in (channel_fd, control_fd, owner_fd, budget_fd):
-                os.close(descriptor)
-        self.pid = self.process.pid
-        self.pidfd = os.pidfd_open(self.pid)
+        with ExitStack() as inherited, ExitStack() as failed:
+            self.channel, channel_fd = Channel.pair()
+            inherited.callback(os.close, channel_fd)
+            failed.callback(self.channel.close)
+            self.control, control_fd = Control.create()
+            inherited.callback(os.close, control_fd)
+            owner_fd = os.pidfd_open(os.getpid())
+            inherited.callback(os.close, owner_fd)
+            budget_fd = session.budget_fd()
+            inherited.callback(os.close, budget_fd)
+            self._trace = os.memfd_create("theus-trace", os.MFD_CLOEXEC)
+            failed.callback(os.close, self._trace)
+            descriptors = (channel_fd, control_fd, owner_fd, self._trace, budget_fd)
+            self.process = self._spawn((session.id, *descriptors, seat), descriptors, threads)
+            failed.callback(self.process.wait)
+            failed.callback(self.process.kill)
+            self.pid = self.process.pid
+            self.pidfd = os.pidfd_open(self.pid)
+            failed.pop_all()
+
+    @staticmethod
+    def _spawn(
+        arguments: Iterable[object], descriptors: Sequence[int], threads: int
+    ) -> subprocess.Popen[bytes]:
+        # Without -P a file json.py in the current directory would be taken for the library's.
+        command = [sys.executable, "-P", "-m", "theus._worker", *map(str, arguments)]
+        return subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
+            command,
+            stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            env=_environment(threads),
+            process_group=0,  # a Ctrl-C in the terminal is the owner's business
+        )
 
     def send(self, task: Task) -> None:
         """Send `task`, and before it the state and the function if they are new to the worker."""
@@ -127,6 +140,16 @@ class WorkerProcess:
         with os.fdopen(os.dup(self._trace), "rb") as file:
             return file.read().decode(errors="replace")
 
+    def is_dead(self) -> bool:
+        """Whether the process has ended; it is not reaped by this."""
+        if self.process.returncode is not None:
+            return True
+        flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PIDFD, self.pidfd, flags) is not None
+        except ChildProcessError:  # somebody waits for every child
+            return True
+
     def reap(self, timeout: float | None = None) -> int:
         """Wait for the process; its exit code, negative for a signal."""
         return self.process.wait(timeout)
@@ -153,7 +176,8 @@ class WorkerProcess:
         if self._sys_path == sys.path:
             return
         self._sys_path = list(sys.path)
-        setup: dict[str, Any] = {"sys_path": [item or str(Path.cwd()) for item in sys.path]}
+        places: list[Any] = [item for item in sys.path if isinstance(item, str | os.PathLike)]
+        setup: dict[str, Any] = {"sys_path": [os.fspath(p) or str(Path.cwd()) for p in places]}
         setup["environ"] = {"PYTHONPATH": os.environ.get("PYTHONPATH")}
         self._send(_theus.KIND_SETUP, (), (json.dumps(setup).encode(),))
 

@@ -2,11 +2,11 @@
 
 #![expect(unsafe_code, reason = "a mapping is raw memory")]
 
-use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
@@ -43,8 +43,11 @@ pub struct Mapping {
     memory: Memory,
     writable: AtomicBool,
     /// Something that has to last as long as the bytes are in use.
-    kept: OnceLock<Arc<dyn Any + Send + Sync>>,
+    kept: OnceLock<Arc<Kept>>,
 }
+
+/// Something that is only held.
+type Kept = dyn fmt::Debug + Send + Sync + UnwindSafe + RefUnwindSafe;
 
 /// What keeps the range valid.
 enum Memory {
@@ -151,7 +154,7 @@ impl Mapping {
     }
 
     /// Keeps `value` for as long as the bytes are mapped here. The first one counts.
-    pub(crate) fn keep(&self, value: Arc<dyn Any + Send + Sync>) {
+    pub(crate) fn keep(&self, value: Arc<Kept>) {
         let _ = self.kept.set(value);
     }
 
