@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor, Future
+from multiprocessing import util
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from weakref import WeakSet, finalize
 
@@ -114,6 +117,9 @@ class TheusEngine:
             self._heavy.clear,
         )
         _engines.add(self)
+        if multiprocessing.parent_process() is not None:
+            # Its children leave without running what atexit has; this runs in their own way out.
+            util.Finalize(None, self._finalizer, exitpriority=100)
         if domain:
             self.compare_and_swap(0, domain=domain)
 
@@ -393,6 +399,11 @@ class TheusEngine:
 
     # --- inside ---
 
+    def _abandon(self) -> None:
+        """Let go in a forked child of what is the parent's, and of locks its threads may hold."""
+        self._store.lock = threading.RLock()
+        self._dispatcher.abandon()
+
     def _check_open(self) -> None:
         if not self._finalizer.alive or self._session.closed:
             msg = (
@@ -467,7 +478,7 @@ def _close(
 
 def _abandon_engines() -> None:
     for engine in list(_engines):
-        engine._dispatcher.abandon()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        engine._abandon()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 os.register_at_fork(after_in_child=_abandon_engines)

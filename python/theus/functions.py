@@ -51,6 +51,14 @@ _LIBRARIES = tuple(
 _by_value_lock = threading.Lock()
 
 
+def _renew_lock() -> None:
+    global _by_value_lock  # noqa: PLW0603 - a thread that the child lacks may hold the old one
+    _by_value_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A function ready to be sent.

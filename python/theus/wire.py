@@ -78,6 +78,20 @@ class _Chunks:
         return len(piece)
 
 
+class _Buffers:
+    """Takes large buffers out of the pickle; a true answer leaves one in."""
+
+    def __init__(self) -> None:
+        self.buffers: list[memoryview] = []
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND_BYTES:
+            return True
+        self.buffers.append(raw)
+        return False
+
+
 class _Pickler(cloudpickle.Pickler):
     def __init__(
         self,
@@ -88,24 +102,17 @@ class _Pickler(cloudpickle.Pickler):
         inline: bool,
         made: TaskHeavy | None = None,
     ) -> None:
-        callback = None if inline else self._take
-        super().__init__(file, protocol=PROTOCOL, buffer_callback=callback)
+        # A method for a callback would make a cycle, and hold what is pinned until a collection.
+        taken = _Buffers()
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=None if inline else taken)
         self.pins: Pins = []
-        self.buffers: list[memoryview] = []
+        self.buffers = taken.buffers
         self.strided: dict[int, np.ndarray[Any, Any]] = {}
         self.outputs: list[Output] = []
         self._made = made
         self._pin = pin
         self._modules = modules
         self._inline = inline
-
-    def _take(self, buffer: pickle.PickleBuffer) -> bool:
-        """Take a large buffer out of the pickle; a true answer leaves it in."""
-        raw = buffer.raw()
-        if raw.nbytes < OUT_OF_BAND_BYTES:
-            return True
-        self.buffers.append(raw)
-        return False
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
