@@ -168,7 +168,7 @@ class Transient:
     ) -> Transient:
         """Copy the pieces of a pickle and the buffers in, in parallel.
 
-        A buffer given as a number is so many zero bytes, to be filled through :meth:`writable`.
+        A buffer given as a number is so many zero bytes, to be filled by :meth:`write`.
         Raises HeavyZoneFullError, which names `what`.
         """
 
@@ -177,8 +177,8 @@ class Transient:
         """(offset, length) of each part in bytes."""
 
     def __len__(self) -> int: ...
-    def writable(self) -> Buffer:
-        """The bytes, to be written in place before they are sent."""
+    def write(self, offset: int, data: SupportsBuffer) -> None:
+        """Copy `data` to `offset`, before it is sent."""
 
     def private(self) -> Buffer:
         """A private copy-on-write view of the bytes, a new one at each call."""

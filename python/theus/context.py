@@ -42,6 +42,8 @@ class Domain(MutableMapping[str, Any]):
     _own: dict[str, Any]
 
     def __getitem__(self, key: str) -> Any:
+        if key not in self:
+            raise KeyError(self._missing(key))
         if key not in self._own:
             self._own[key] = self._base[key][key]
         return self._own[key]
@@ -66,10 +68,12 @@ class Domain(MutableMapping[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self:
-            known = ", ".join(map(repr, self)) or "nothing"
-            msg = f"the domain has no {name!r}; it has {known}"
-            raise AttributeError(msg)
+            raise AttributeError(self._missing(name))
         return self[name]
+
+    def _missing(self, name: str) -> str:
+        known = ", ".join(map(repr, self)) or "nothing"
+        return f"the domain has no {name!r}; it has {known}"
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
@@ -94,6 +98,10 @@ class _Context:
     def input(self) -> Domain:
         """The call's inputs over the domain state: another name of ``domain``."""
         return self.domain
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        msg = "a context belongs to its task and cannot be sent: send values from it"
+        raise TypeError(msg)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(domain={self.domain!r}, heavy={self.heavy!r})"

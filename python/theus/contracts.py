@@ -19,6 +19,7 @@ __all__ = ["ProcessContract", "call_with_context", "call_with_item", "contract_o
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_CONTEXT_NAMES = frozenset({"ctx", "context", "c", "_", "_ctx", "_context"})
 _ATTRIBUTE = "__theus_process__"
 
 
@@ -88,6 +89,7 @@ class _Shape:
     named: frozenset[str]
     takes_item: bool
     item_name: str | None
+    first_name: str | None
 
 
 _shapes: WeakKeyDictionary[Callable[..., Any], _Shape] = WeakKeyDictionary()
@@ -107,7 +109,9 @@ def _inspect(fn: Callable[..., Any]) -> _Shape:
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # a builtin without a signature
-        return _Shape(context=True, named=frozenset(), takes_item=False, item_name=None)
+        return _Shape(
+            context=False, named=frozenset(), takes_item=False, item_name=None, first_name=None
+        )
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     rest = positional[1:] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -117,16 +121,25 @@ def _inspect(fn: Callable[..., Any]) -> _Shape:
         named=frozenset(p.name for p in rest if p.kind is not p.POSITIONAL_ONLY),
         takes_item=item is not None or spread,
         item_name=item.name if item is not None and item.kind is not item.POSITIONAL_ONLY else None,
+        first_name=positional[0].name if positional else None,
     )
 
 
-def require_context(fn: Callable[..., Any]) -> None:
-    """Raise TypeError if `fn` has no parameter that could take the context."""
-    if not _shape_of(fn).context:
+def require_context(fn: Callable[..., Any], *, for_items: bool = False) -> None:
+    """Raise TypeError if `fn` has no parameter that could take the context.
+
+    With `for_items`, also if its only one is meant for the item, by its name.
+    """
+    shape = _shape_of(fn)
+    lacking = not shape.context
+    if for_items and not shape.takes_item:
+        lacking = lacking or shape.first_name not in _CONTEXT_NAMES
+    if lacking:
         name = getattr(fn, "__qualname__", repr(fn))
         msg = (
-            f"{name}() takes no context: a process is called with ctx as its first argument. "
-            f"Write def {name}(ctx, ...), or use engine.executor() for functions of plain arguments"
+            f"{name}() takes no ctx: a process is called with the context as its first argument. "
+            "Write def f(ctx, ...), or use engine.executor(), its map too, for functions of plain "
+            "arguments"
         )
         raise TypeError(msg)
 

@@ -181,6 +181,9 @@ class TheusEngine:
             If a domain value cannot be pickled; the message names the path to it.
         """
         self._check_open()
+        if isinstance(version, bool) or not isinstance(version, int):
+            msg = f"version is a number, such as engine.state.version, not {version!r}"
+            raise TypeError(msg)
         frozen = {key: self._freeze(key, value) for key, value in (domain or {}).items()}
         return self._heavy.swap(version, frozen, heavy or {}, strict=strict)
 
@@ -312,7 +315,7 @@ class TheusEngine:
         ----------
         fn : callable
             Called as ``fn(ctx, item)``, or as ``fn(ctx)`` with ``ctx.input.item`` if it takes the
-            context alone.
+            context alone. A single parameter is the context if its name says so: ``ctx``.
         items : iterable
             Read as results are taken, a bounded number ahead.
         progress : bool, default False
@@ -329,7 +332,7 @@ class TheusEngine:
         TypeError
             If `fn` takes no context.
         """
-        require_context(fn)
+        require_context(fn, for_items=True)
         self._check_open()
         reference, state = self._references.of(fn), self._store.current
 

@@ -112,7 +112,10 @@ def find_entry(entries: Mapping[str, SupportsView], name: str) -> Any:
         return entries[name]
     except KeyError:
         known = ", ".join(map(repr, entries)) or "no entries at all"
-        msg = f"the heavy zone has no entry {name!r}; it has {known}"
+        msg = (
+            f"the heavy zone has no entry {name!r}; it has {known}. What was allocated is seen "
+            "after it was published, by seal or compare_and_swap"
+        )
         raise EntryNotFoundError(msg) from None
 
 

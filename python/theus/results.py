@@ -9,8 +9,6 @@ from concurrent.futures import Executor, Future
 from typing import Any, Self, TypeVar
 from weakref import WeakSet
 
-from tqdm.auto import tqdm
-
 from theus.tasks import TaskFuture
 
 __all__ = ["EngineExecutor", "MapResults"]
@@ -33,12 +31,16 @@ class MapResults(Iterator[T], AsyncIterator[T]):
         ahead: int,
         progress: bool,
     ) -> None:
+        self._flight: deque[TaskFuture[T]] = deque()
+        self._bar: Any = None
         self._send = send
         self._items = iter(items)
         self._ahead = ahead
-        self._flight: deque[TaskFuture[T]] = deque()
-        total = len(items) if hasattr(items, "__len__") else None  # pyright: ignore[reportArgumentType]
-        self._bar = tqdm(total=total) if progress else None
+        if progress:
+            from tqdm.auto import tqdm  # noqa: PLC0415 - in a notebook, importing it may warn
+
+            total = len(items) if hasattr(items, "__len__") else None  # pyright: ignore[reportArgumentType]
+            self._bar = tqdm(total=total)
 
     def __iter__(self) -> Self:
         return self

@@ -7,6 +7,7 @@ the pickle. What is large then moves with one copy; what is small goes through t
 
 from __future__ import annotations
 
+import mmap
 import pickle
 import threading
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ _NUMBERS = frozenset({int, float, bool, type(None)})
 _TEXTS = frozenset({str, bytes})
 _SMALL_BYTES = 1024
 _FEW = 60
+_PIECE_BYTES = 1 << 20
 
 Pins = list[object]
 """What must stay referenced until the receiver has loaded the pickle."""
@@ -130,9 +132,8 @@ class _Pickler(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
     def _reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
-        kind = type(array)
-        if kind.__reduce__ is not np.ndarray.__reduce__:  # it knows better what it is
-            return None
+        if type(array).__reduce__ is not np.ndarray.__reduce__:  # it knows better what it is
+            return None if self._inline else reduce_array(array, self._room_for)
         handle = handle_of(array)
         pin = None if handle is None else self._pin(handle[0])
         if pin is None:
@@ -163,9 +164,12 @@ class _Pickler(cloudpickle.Pickler):
 
     def _room_for(self, source: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
         # Memory that is never touched stands for the bytes until they have their place.
-        room = np.empty(source.nbytes, np.uint8)
-        self.strided[room.__array_interface__["data"][0]] = source
-        return pickle.PickleBuffer(room)  # pyright: ignore[reportArgumentType]
+        try:
+            room = mmap.mmap(-1, source.nbytes)
+        except (OSError, OverflowError) as error:
+            raise MemoryError from error
+        self.strided[_address(memoryview(room))] = source
+        return pickle.PickleBuffer(room)
 
 
 def _address(raw: memoryview) -> int:
@@ -275,12 +279,24 @@ def _fill(pickle_chunks: list[bytes | memoryview], pickler: _Pickler, label: str
         for raw, source in zip(pickler.buffers, strided, strict=True)
     ]
     parts = Transient.create(pickle_chunks, buffers, label)
-    if pickler.strided:
-        memory: Any = parts.writable()
-        for (offset, _), source in zip(parts.parts[1:], strided, strict=True):
-            if source is not None:
-                np.ndarray(source.shape, source.dtype, memory, offset)[...] = source
+    for (offset, _), source in zip(parts.parts[1:], strided, strict=True):
+        if source is not None:
+            _write_strided(parts, offset, source)
     return parts
+
+
+def _write_strided(parts: Transient, offset: int, source: np.ndarray[Any, Any]) -> None:
+    """Write the items in C order, gathered by pieces that stay in the cache."""
+    pieces = np.nditer(
+        source,
+        flags=["external_loop", "buffered", "zerosize_ok"],
+        order="C",
+        buffersize=max(1, _PIECE_BYTES // source.itemsize),
+    )
+    for piece in pieces:
+        data: Any = np.ascontiguousarray(piece).view(np.uint8)
+        parts.write(offset, data)
+        offset += data.nbytes
 
 
 def loads(message: Message) -> Any:

@@ -63,7 +63,7 @@ def test_executor_calls_plain_functions(engine):
 
 
 def test_a_function_without_a_context_is_refused_by_name(engine):
-    with pytest.raises(TypeError, match="takes no context"):
+    with pytest.raises(TypeError, match="takes no ctx"):
         engine.submit(lambda: 1)
 
 

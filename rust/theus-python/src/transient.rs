@@ -21,7 +21,7 @@ pub(crate) struct Transient(pub(crate) theus::Transient);
 #[pymethods]
 impl Transient {
     /// Copies the pieces of a pickle and the buffers in, in parallel. A buffer given as a number is
-    /// so many zero bytes, to be filled through `writable`.
+    /// so many zero bytes, to be filled by `write`.
     #[staticmethod]
     fn create(
         py: Python<'_>,
@@ -61,10 +61,10 @@ impl Transient {
         self.0.length()
     }
 
-    /// The bytes, to be written in place before they are sent.
-    fn writable(&self, py: Python<'_>) -> PyResult<Buffer> {
-        let mapping = self.0.writable().map_err(|error| to_py(py, error))?;
-        Ok(Buffer::new(Arc::new(mapping)))
+    /// Copy `data` to `offset`, before it is sent.
+    fn write(&self, py: Python<'_>, offset: usize, data: Payload) -> PyResult<()> {
+        let bytes = data.bytes(py);
+        without_gil(py, || self.0.fill(&[(offset, bytes)]))
     }
 
     /// A private copy-on-write view of the bytes, a new one at each call.

@@ -132,14 +132,6 @@ impl Transient {
         })
     }
 
-    /// The segment's bytes, to be written in place before it is sent.
-    ///
-    /// # Errors
-    /// [`Error::Os`].
-    pub fn writable(&self) -> Result<Mapping> {
-        Mapping::writable(&self.file, self.length)
-    }
-
     /// A private copy-on-write view of the bytes, a new one at each call.
     ///
     /// # Errors
