@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use shared_memory::Shmem;
 
 use crate::descriptor::SegmentName;
 use crate::error::Result;
-use crate::os::failed;
+use crate::os::{self, failed};
 
 /// Where published bytes lie in this process: address to length and name.
 static REGISTRY: RwLock<Registry> = RwLock::new(BTreeMap::new());
@@ -40,7 +41,9 @@ pub(crate) fn lock_for_fork(locked: bool) {
 /// segment's name.
 #[derive(Debug)]
 pub struct Mapping {
-    memory: Memory,
+    memory: ManuallyDrop<Memory>,
+    /// The fork generation that has the range, if forked children do not.
+    kept_from_children: OnceLock<u64>,
     writable: AtomicBool,
     /// Something that has to last as long as the bytes are in use.
     kept: OnceLock<Arc<Kept>>,
@@ -120,7 +123,8 @@ impl Mapping {
 
     fn new(memory: Memory, writable: bool) -> Self {
         Self {
-            memory,
+            memory: ManuallyDrop::new(memory),
+            kept_from_children: OnceLock::new(),
             writable: AtomicBool::new(writable),
             kept: OnceLock::new(),
         }
@@ -128,12 +132,12 @@ impl Mapping {
 
     /// Keeps the mapping, and with it the file's locks, out of forked children.
     pub(crate) fn keep_from_children(&self) -> Result<()> {
-        match &self.memory {
-            Memory::Mapped(raw) => raw
-                .advise(Advice::DontFork)
-                .map_err(|error| failed("keeping a lock from forked children", error)),
-            Memory::Shared(_) => Ok(()),
+        if let Memory::Mapped(raw) = &*self.memory {
+            let _ = self.kept_from_children.set(os::fork_generation());
+            raw.advise(Advice::DontFork)
+                .map_err(|error| failed("keeping a lock from forked children", error))?;
         }
+        Ok(())
     }
 
     /// Replaces the pages in place by private ones of `file`: what is written through pointers made
@@ -207,7 +211,7 @@ impl Mapping {
     /// The first byte, for the one who may write.
     #[must_use]
     pub fn as_mut_ptr(&self) -> *mut u8 {
-        match &self.memory {
+        match &*self.memory {
             Memory::Mapped(raw) => raw.as_mut_ptr(),
             Memory::Shared(memory) => memory.as_ptr(),
         }
@@ -216,7 +220,7 @@ impl Mapping {
     /// The length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
-        match &self.memory {
+        match &*self.memory {
             Memory::Mapped(raw) => raw.len(),
             Memory::Shared(memory) => memory.len(),
         }
@@ -283,11 +287,18 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
+        let elsewhere = |generation: &u64| *generation != os::fork_generation();
+        if self.kept_from_children.get().is_some_and(elsewhere) {
+            // This child never had the range; what lies there now is somebody else's.
+            return;
+        }
         // Before the address can be used by the next mapping.
         REGISTRY
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&self.address());
+        // SAFETY: nobody uses the field after this, the one drop.
+        unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
 }
 
