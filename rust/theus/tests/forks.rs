@@ -15,7 +15,9 @@ fn a_child_that_drops_its_parents_session_keeps_its_own_memory() {
     let child = unsafe { libc::fork() };
     if child == 0 {
         let mut pieces: Vec<MmapMut> = (0..32).map(|_| MmapMut::map_anon(PIECE).unwrap()).collect();
-        pieces.iter_mut().for_each(|piece| piece[PIECE - 1] = 7);
+        for piece in &mut pieces {
+            piece[PIECE - 1] = 7;
+        }
         drop(session);
         let whole = pieces.iter().all(|piece| piece[PIECE - 1] == 7);
         #[expect(
