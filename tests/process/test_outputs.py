@@ -205,8 +205,9 @@ def test_workers_killed_at_random_while_they_send(engine):
     before = set(names())
     results = deaths = 0
     for number in range(20):
+        assert engine.submit(fill, value=9).result(20)[0] == 9  # a worker runs
         futures = [engine.submit(fill, value=value) for value in range(4)]
-        time.sleep(0.0008 * number)
+        time.sleep(0.0004 * number)
         for pid in engine.worker_pids:
             os.kill(pid, signal.SIGKILL)
         for value, future in enumerate(futures):
@@ -216,7 +217,7 @@ def test_workers_killed_at_random_while_they_send(engine):
             except theus.WorkerDiedError:
                 deaths += 1
         del future, futures
-    assert results
-    assert deaths
+    assert results + deaths == 20 * 4
+    assert deaths, "none was killed at work"
     assert set(names()) == before
     assert settle(engine, 4096 + 80) == 4096 + 80
