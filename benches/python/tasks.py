@@ -17,6 +17,10 @@ def echo(ctx, item):
     return item
 
 
+def echo_plain(item):
+    return item
+
+
 @process(parallel=True)
 def part_sum(ctx, item):
     start, stop = item
