@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OUT_OF_BAND_BYTES", "reduce_array", "reduce_other"]
 
-OUT_OF_BAND_BYTES = 64 * 1024
+OUT_OF_BAND_BYTES = 512 * 1024
 """Buffers from this size on leave the pickle. See benches/NOTES.md for how it was measured."""
 
 Array = np.ndarray[Any, Any]

@@ -13,7 +13,7 @@ import scipy.sparse
 import theus
 from theus import TheusEngine
 
-ROWS = 50_000
+ROWS = 200_000
 WIRE_LIMIT = 32 * 1024
 
 
@@ -49,7 +49,7 @@ ARRAYS = {
     "strided": NUMBERS[::2, ::-1],
     "negative": NUMBERS[::-1],
     "broadcast": np.broadcast_to(np.arange(4.0), (ROWS, 4)),
-    "3-D permuted": NUMBERS.reshape(50, 40, 100).transpose(2, 0, 1),
+    "3-D permuted": NUMBERS.reshape(50, 40, 400).transpose(2, 0, 1),
     "datetime64": TIMES,
     "timedelta64": TIMES - TIMES[0],
     "strings": np.array(WORDS),
@@ -67,7 +67,7 @@ OTHERS = {
     "objects": np.array(WORDS, dtype=object),
     "bytes": NUMBERS.tobytes(),
     "bytearray": bytearray(NUMBERS.tobytes()),
-    "str": "é" * ROWS,
+    "str": "é" * (2 * ROWS),
     "list": NUMBERS.ravel().tolist(),
     "DataFrame": FRAME,
     "DataFrame, Arrow types": FRAME.convert_dtypes(dtype_backend="pyarrow"),
@@ -81,8 +81,8 @@ OTHERS = {
     "Polars frame": POLARS,
     "Polars series": POLARS["w"],
     "Polars categories": POLARS.select(pl.col("w").cast(pl.Categorical)),
-    "CSR": scipy.sparse.random(2000, 2000, 0.02, "csr", random_state=1),
-    "CSC": scipy.sparse.random(2000, 2000, 0.02, "csc", random_state=1),
+    "CSR": scipy.sparse.random(2000, 2000, 0.05, "csr", random_state=1),
+    "CSC": scipy.sparse.random(2000, 2000, 0.05, "csc", random_state=1),
 }
 
 
@@ -180,7 +180,7 @@ def test_every_route_takes_large_values(engine):
         assert engine.submit(read_and_spoil).result(30) == NUMBERS.sum() + 1
     np.testing.assert_array_equal(engine.state.domain["big"], NUMBERS)
     assert engine.executor().submit(np.sum, NUMBERS).result(30) == NUMBERS.sum()
-    parts = [NUMBERS[:30_000], NUMBERS[30_000:]]
+    parts = [NUMBERS[:80_000], NUMBERS[80_000:]]
     assert [part.shape for part in engine.map(echo, parts)] == [part.shape for part in parts]
 
     def fail(ctx, value):
