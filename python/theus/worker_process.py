@@ -155,7 +155,8 @@ class WorkerProcess:
         return self.process.wait(timeout)
 
     def close(self) -> None:
-        """Close this side's descriptors."""
+        """Close this side's descriptors, and let go of what came for a result that never will."""
+        self.take_arrived()
         self.channel.close()
         for descriptor in (self.pidfd, self._trace):
             os.close(descriptor)
