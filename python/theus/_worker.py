@@ -8,6 +8,7 @@ what its session left and ends too.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import signal
@@ -25,7 +26,7 @@ from theus.array import ShmArray, restore_dtype, view_handle, view_segment
 from theus.context import ParallelContext
 from theus.contracts import call_with_context, call_with_item, finish
 from theus.errors import RemoteError, UnpicklableError
-from theus.functions import StaleReferenceError, resolve
+from theus.functions import BY_PARTS, StaleReferenceError, resolve
 from theus.outputs import TaskHeavy
 
 __all__ = ["main"]
@@ -86,7 +87,7 @@ class Worker:
         self._budget = budget
         self._segments: dict[str, Segment] = {}
         self._states: dict[int, tuple[_LazyDomain, dict[str, _Attachment], frozenset[str]]] = {}
-        self._functions: dict[int, tuple[int, bytes]] = {}
+        self._functions: dict[int, tuple[int, bytes, Transient | None]] = {}
         self._resolved: dict[int, Callable[..., Any]] = {}
         self._parts: deque[Transient] = deque()
         self._given: set[str] = set()
@@ -139,12 +140,15 @@ class Worker:
 
     def _function(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
         number, form = fields
-        self._functions[number] = (form, attachments[0])
+        parts = self._parts.popleft() if form == BY_PARTS else None
+        self._functions[number] = (form, attachments[0], parts)
         self._resolved.pop(number, None)
 
     def _forget_function(self, number: int) -> None:
-        self._functions.pop(number, None)
+        _, _, parts = self._functions.pop(number)
         self._resolved.pop(number, None)
+        if parts is not None:
+            gc.collect()  # a function and the globals it came with refer to each other
 
     def _release(self, numbers: tuple[int, ...]) -> None:
         gone = set(numbers)

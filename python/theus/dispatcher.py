@@ -298,7 +298,7 @@ class Dispatcher:
         if not worker.queue or worker.queue[0].number != fields[0]:
             msg = f"worker {worker.pid} answered task {fields[0]}, which is not the one it runs"
             raise ProtocolError(msg)
-        task = worker.queue.popleft()
+        task = worker.take_ended()
         if worker.queue and worker.queue[0].done:
             # Withdrawn while it waited behind this one: the worker may have begun it.
             self._interrupt(worker, worker.queue[0])

@@ -5,7 +5,9 @@ its code and a stamp for every source module it leans on; the worker imports a m
 stamp moved, and asks for the function by value when what it imported is still not the caller's. The
 caller watches the globals that the function reads: once one of them is rebound here, the function
 goes by value too. Functions of ``__main__``, notebooks and lambdas always do: they are pickled at
-each call, and the worker keeps what it unpickled by the pickle's digest.
+each call, and the worker keeps what it unpickled as long as the pickle stays the same. What a large
+one refers to (a closure over an array, say) moves as the large parts of a message do, and is the
+worker's for as long as a call or a ``map`` goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import cloudpickle
@@ -32,10 +34,14 @@ import cloudpickle
 from theus.errors import UnpicklableError
 from theus.wire import PROTOCOL, Message, Pins, dumps, loads
 
-__all__ = ["BY_REFERENCE", "BY_VALUE", "Reference", "References", "StaleReferenceError", "resolve"]
+if TYPE_CHECKING:
+    from theus._theus import Transient
+
+__all__ = ["BY_PARTS", "BY_REFERENCE", "BY_VALUE", "Reference", "References", "StaleReferenceError", "resolve"]
 
 BY_REFERENCE = 0
 BY_VALUE = 1
+BY_PARTS = 2
 
 Stamp = tuple[int, int]
 """Modification time in nanoseconds and size in bytes of a module's source file."""
@@ -68,13 +74,15 @@ class Reference:
     name : str
         For messages.
     form : int
-        ``BY_REFERENCE`` or ``BY_VALUE``.
+        ``BY_REFERENCE``, ``BY_VALUE``, or ``BY_PARTS``: by value, the pickle in `parts`.
     definition : bytes
         The attachment of the FUNCTION frame.
     function : callable
         The function, so that a worker that cannot import it gets it by value.
     pins : list
         Entries that the definition refers to.
+    parts : Transient, optional
+        The pickle and its large buffers.
     """
 
     name: str
@@ -82,6 +90,12 @@ class Reference:
     definition: bytes
     function: Callable[..., Any]
     pins: Pins = field(default_factory=list[object])
+    parts: Transient | None = None
+
+    @property
+    def identity(self) -> object:
+        """What tells it from others: its bytes, unless only comparing all of them would do."""
+        return self.definition if self.parts is None else id(self)
 
 
 @dataclass(slots=True)
@@ -163,7 +177,6 @@ class References:
                     self._pin,
                     label=f"function {name}",
                     modules=modules,
-                    inline=True,  # its bytes tell whether a worker knows it already
                 )
             finally:
                 if force and home is not None:
@@ -172,7 +185,8 @@ class References:
         if home is not None and force:
             modules.discard(home.__name__)
         definition = pickle.dumps((self._stamps_of(modules), message.data), PROTOCOL)
-        return Reference(name, BY_VALUE, definition, function, message.pins)
+        form = BY_VALUE if message.parts is None else BY_PARTS
+        return Reference(name, form, definition, function, message.pins, message.parts)
 
     def _watch(self, function: FunctionType) -> _Importable:
         bindings: list[tuple[dict[str, Any], str, object]] = []
@@ -316,19 +330,19 @@ _loaded: dict[str, Stamp | None] = {}
 _STARTED_NS = time.time_ns()
 
 
-def resolve(form: int, definition: bytes) -> Callable[..., Any]:
-    """Return the function of a FUNCTION frame.
+def resolve(form: int, definition: bytes, parts: Transient | None) -> Callable[..., Any]:
+    """Return the function of a FUNCTION frame, and of the PARTS before it.
 
     Raises
     ------
     StaleReferenceError
         If it came by reference and this process cannot import the very same code.
     """
-    if form == BY_VALUE:
+    if form != BY_REFERENCE:
         stamps, payload = pickle.loads(definition)
         for name, stamp in stamps.items():
             _refresh(name, stamp)
-        return loads(Message(payload))
+        return loads(Message(payload, parts))
     reference = json.loads(definition)
     try:
         for name, stamp in reference["modules"].items():

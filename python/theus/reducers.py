@@ -1,8 +1,8 @@
 """How values with large buffers are taken apart, so that the buffers travel by themselves.
 
 Pickle's protocol 5 hands out of band what offers it. This room makes those offer it that do not:
-datetime64 and structured arrays, strided ones, subclasses, masked arrays, Polars frames, and Arrow
-data that is a small part of its buffers. Each reducer returns what ``__reduce_ex__`` would, or None
+datetime64 and structured arrays, strided ones, subclasses, masked arrays, Polars frames, Arrow data
+that is a small part of its buffers, and PyTorch's tensors. Each reducer returns what ``__reduce_ex__`` would, or None
 to leave the value to its own pickling.
 """
 
@@ -87,11 +87,11 @@ def _load_masked(data: Array, mask: Array | None, state: dict[str, Any]) -> Arra
     return array
 
 
-# --- Arrow and Polars --------------------------------------------------------------------------
+# --- Arrow, Polars and PyTorch -----------------------------------------------------------------
 
 
 def reduce_other(value: object) -> Reduced | None:
-    """Reduce a Polars frame or series, or Arrow data that shows a part of its buffers only.
+    """Reduce a Polars frame or series, a tensor, or Arrow data that shows a part of its buffers.
 
     A library that is not loaded has no values to reduce, so none is imported here.
     """
@@ -100,6 +100,8 @@ def reduce_other(value: object) -> Reduced | None:
         return _reduce_polars(value)
     if library == "pyarrow":
         return _reduce_arrow(value)
+    if library == "torch":
+        return _reduce_torch(value)
     return None
 
 
@@ -158,3 +160,35 @@ def _load_arrow(kind: str, buffer: Any) -> Any:
         return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
     column = table.column(0)
     return column if kind == "ChunkedArray" else column.combine_chunks()
+
+
+def _reduce_torch(value: Any) -> Reduced | None:
+    torch = sys.modules["torch"]
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        return None
+    in_memory = value.device.type == "cpu" and value.layout is torch.strided
+    if not in_memory or value.is_quantized or value.is_conj() or value.is_neg() or vars(value):
+        return None
+    if value.nbytes < OUT_OF_BAND_BYTES:
+        return None
+    plain = value.detach()
+    try:
+        array = plain.numpy()
+    except TypeError:  # numpy has no such type: bfloat16 and its like travel as integers
+        integer = {1: torch.uint8, 2: torch.int16}.get(value.itemsize)
+        if integer is None:
+            return None
+        array = plain.view(integer).numpy()
+    kind = torch.nn.Parameter if type(value) is torch.nn.Parameter else None
+    return _load_torch, (array, value.dtype, value.requires_grad, kind)
+
+
+def _load_torch(array: Array, dtype: Any, requires_grad: bool, kind: Any) -> Any:  # noqa: FBT001 - an argument in a pickle
+    import torch  # noqa: PLC0415 - only who sends tensors needs it
+
+    tensor: Any = torch.from_numpy(array)
+    if tensor.dtype is not dtype:
+        tensor = tensor.view(dtype)
+    if kind is not None:
+        return kind(tensor, requires_grad)
+    return tensor.requires_grad_(requires_grad)

@@ -101,12 +101,11 @@ class _Pickler(cloudpickle.Pickler):
         pin: Callable[[str], object | None],
         modules: set[str | None] | None,
         *,
-        inline: bool,
         made: TaskHeavy | None = None,
     ) -> None:
         # A method for a callback would make a cycle, and hold what is pinned until a collection.
         taken = _Buffers()
-        super().__init__(file, protocol=PROTOCOL, buffer_callback=None if inline else taken)
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=taken)
         self.pins: Pins = []
         self.buffers = taken.buffers
         self.strided: dict[int, np.ndarray[Any, Any]] = {}
@@ -114,7 +113,6 @@ class _Pickler(cloudpickle.Pickler):
         self._made = made
         self._pin = pin
         self._modules = modules
-        self._inline = inline
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
@@ -125,7 +123,7 @@ class _Pickler(cloudpickle.Pickler):
             if self._modules is not None:
                 name = obj.__name__ if isinstance(obj, ModuleType) else obj.__module__
                 self._modules.add(name)
-        elif not self._inline:
+        else:
             reduced = reduce_other(obj)
             if reduced is not None:
                 return reduced
@@ -133,7 +131,7 @@ class _Pickler(cloudpickle.Pickler):
 
     def _reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
         if type(array).__reduce__ is not np.ndarray.__reduce__:  # it knows better what it is
-            return None if self._inline else reduce_array(array, self._room_for)
+            return reduce_array(array, self._room_for)
         handle = handle_of(array)
         pin = None if handle is None else self._pin(handle[0])
         if pin is None:
@@ -141,10 +139,9 @@ class _Pickler(cloudpickle.Pickler):
             if found is not None:
                 return self._reduce_view(array, self._number(*found))
             plain = array.view(np.ndarray) if isinstance(array, ShmArray) else array
-            if not self._inline:
-                reduced = reduce_array(plain, self._room_for)
-                if reduced is not None:
-                    return reduced
+            reduced = reduce_array(plain, self._room_for)
+            if reduced is not None:
+                return reduced
             return None if plain is array else plain.__reduce_ex__(PROTOCOL)
         self.pins.append(pin)
         return self._reduce_view(array, handle)
@@ -212,7 +209,6 @@ def dumps(
     *,
     label: str,
     modules: set[str | None] | None = None,
-    inline: bool = False,
     made: TaskHeavy | None = None,
 ) -> Message:
     """Pickle `obj` for another process of this engine.
@@ -228,8 +224,6 @@ def dumps(
         What `obj` is, as the root of the path in an error message.
     modules : set of str, optional
         Collects the names of the modules the pickle refers to.
-    inline : bool, default False
-        Whether all of it has to be in the pickle, large buffers too.
     made : TaskHeavy, optional
         Where the arrays that a task made in place are found.
 
@@ -249,7 +243,7 @@ def dumps(
     if _is_plain(obj):
         return Message(pickle.dumps(obj, PROTOCOL))
     file = _Chunks()
-    pickler = _Pickler(file, pin, modules, inline=inline, made=made)
+    pickler = _Pickler(file, pin, modules, made=made)
     try:
         pickler.dump(obj)
     except MemoryError as error:
@@ -265,7 +259,7 @@ def dumps(
             "send plain data instead, and open files, locks and connections inside the function"
         )
         raise UnpicklableError(msg) from error
-    if inline or (not pickler.buffers and file.length < OUT_OF_BAND_BYTES):
+    if not pickler.buffers and file.length < OUT_OF_BAND_BYTES:
         data, parts = b"".join(file.chunks), None
     else:
         data, parts = b"", _fill(file.chunks, pickler, label)
@@ -343,7 +337,7 @@ def _find_culprit(
         seen.add(id(obj))
         for step, child in _children(obj):
             try:
-                _Pickler(_Chunks(), pin, None, inline=False).dump(child)
+                _Pickler(_Chunks(), pin, None).dump(child)
             except Exception as found:  # noqa: BLE001 - whatever pickling raises is the finding
                 obj, path, error = child, path + step, found
                 break

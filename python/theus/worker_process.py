@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 from collections import OrderedDict, deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from theus.functions import Reference
     from theus.state import State
     from theus.tasks import Task
-    from theus.wire import Message
 
 __all__ = ["WorkerProcess"]
 
@@ -69,7 +68,7 @@ class WorkerProcess:
         self.watched: int = select.EPOLLIN
         self._sys_path: list[str] = []
         self._states: set[int] = set()
-        self._functions: OrderedDict[bytes, tuple[int, Reference]] = OrderedDict()
+        self._functions: OrderedDict[object, tuple[int, Reference]] = OrderedDict()
         self._next_function = 1
         with ExitStack() as inherited, ExitStack() as failed:
             self.channel, channel_fd = Channel.pair()
@@ -111,13 +110,22 @@ class WorkerProcess:
         self._send_state(task.state)
         function = self._send_function(task.reference)
         assert task.inputs is not None  # noqa: S101 - it has an outcome once they are gone
-        self._send_message_parts(task.inputs)
+        self._send_parts(task.inputs.parts)
         self._send(
             _theus.KIND_TASK,
             (task.number, task.state.version, function, task.call),
             (task.inputs.data,),
         )
         self.queue.append(task)
+
+    def take_ended(self) -> Task:
+        """Return the task whose outcome is here, and let go of a large function after its last."""
+        task = self.queue.popleft()
+        reference = task.reference
+        if reference.parts is not None and all(t.reference is not reference for t in self.queue):
+            with suppress(OSError, EOFError):  # a worker that has just died needs no telling
+                self._forget_function(reference.identity)
+        return task
 
     def take_arrived(self) -> tuple[Transient | None, list[Segment], Exception | None]:
         """Return what came for the result that is here, and make room for the next one's."""
@@ -169,9 +177,9 @@ class WorkerProcess:
     def _send(self, kind: int, fields: tuple[int, ...], attachments: tuple[bytes, ...]) -> None:
         self.wants_write = not self.channel.send(kind, fields, attachments)
 
-    def _send_message_parts(self, message: Message) -> None:
-        if message.parts is not None:
-            self.wants_write = not self.channel.send_parts(message.parts)
+    def _send_parts(self, parts: Transient | None) -> None:
+        if parts is not None:
+            self.wants_write = not self.channel.send_parts(parts)
 
     def _send_path(self) -> None:
         if self._sys_path == sys.path:
@@ -192,24 +200,29 @@ class WorkerProcess:
         self._states.add(state.version)
         keys = json.dumps(list(state.frozen)).encode()
         for message in state.frozen.values():
-            self._send_message_parts(message)
+            self._send_parts(message.parts)
         pickles = (message.data for message in state.frozen.values())
         self._send(_theus.KIND_STATE, (state.version,), (state.descriptors(), keys, *pickles))
 
     def _send_function(self, reference: Reference) -> int:
-        known = self._functions.get(reference.definition)
+        identity = reference.identity
+        known = self._functions.get(identity)
         if known is not None:
-            self._functions.move_to_end(reference.definition)
+            self._functions.move_to_end(identity)
             return known[0]
         number = self._next_function
         self._next_function += 1
         # The reference is kept with its number: its pins live as long as the worker may use it.
-        self._functions[reference.definition] = (number, reference)
+        self._functions[identity] = (number, reference)
+        self._send_parts(reference.parts)
         self._send(_theus.KIND_FUNCTION, (number, reference.form), (reference.definition,))
         if len(self._functions) > _MAX_FUNCTIONS:
-            _, (oldest, _) = self._functions.popitem(last=False)
-            self._send(_theus.KIND_FORGET_FUNCTION, (oldest,), ())
+            self._forget_function(next(iter(self._functions)))
         return number
+
+    def _forget_function(self, identity: object) -> None:
+        number, _ = self._functions.pop(identity)
+        self._send(_theus.KIND_FORGET_FUNCTION, (number,), ())
 
 
 def _environment(threads: int) -> Mapping[str, str]:

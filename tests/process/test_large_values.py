@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -236,3 +238,69 @@ def test_a_handle_saved_to_disk_is_explained_when_it_is_stale(tmp_path):
         del entry
     with pytest.raises(theus.StaleSegmentError, match=r"entry 'entry'.*np\.array\(arr\)"):
         pickle.loads(path.read_bytes())
+
+
+def test_a_function_may_close_over_large_values(engine):
+    before = traffic(engine)
+
+    def total(ctx, item=0):
+        NUMBERS[0, 0] += 0  # the closure's copy is the worker's own, as any module global would be
+        assert nameless_maps("self")
+        return float(NUMBERS.sum()) + item
+
+    expected = float(NUMBERS.sum())
+    assert engine.submit(total).result(30) == expected
+    assert list(engine.map(total, range(20))) == [expected + item for item in range(20)]
+    assert max(traffic(engine) - before) < 2 * WIRE_LIMIT
+    (pid,) = engine._dispatcher.worker_pids
+    wait_for(lambda: not nameless_maps(pid), "the worker to let go of the closure")
+
+
+def nameless_maps(pid):
+    """The worker's mappings of nameless segments, as /proc shows them."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return [line for line in lines if "/dev/shm/#" in line]
+
+
+def wait_for(condition, what, timeout=10):
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
+        time.sleep(0.01)
+
+
+def test_torch_tensors(engine):
+    torch = pytest.importorskip("torch")
+    numbers = torch.arange(1_000_000, dtype=torch.float32).reshape(1000, 1000)
+    tensors = {
+        "plain": numbers,
+        "transposed": numbers.T,
+        "strided": numbers[::2, ::2],
+        "bfloat16": numbers.to(torch.bfloat16),
+        "complex": numbers.to(torch.complex64),
+        "bool": numbers > 7,
+        "float8": numbers.to(torch.float8_e4m3fn),
+        "gradient": numbers.clone().requires_grad_(),
+        "parameter": torch.nn.Parameter(numbers),
+    }
+    for name, tensor in tensors.items():
+        before = traffic(engine)
+        back = engine.submit(echo, value=tensor).result(60)
+        assert max(traffic(engine) - before) < WIRE_LIMIT, name
+        assert type(back) is type(tensor)
+        assert back.dtype is tensor.dtype
+        assert back.requires_grad == tensor.requires_grad
+        same = tensor.to(torch.float32) if name == "float8" else tensor
+        assert torch.equal(back.to(same.dtype), same), name
+
+    model = torch.nn.Linear(2000, 500)
+    before = traffic(engine)
+    back = engine.submit(echo, value=model).result(60)
+    assert max(traffic(engine) - before) < WIRE_LIMIT
+    assert torch.equal(back.weight, model.weight)
+
+    def fill(ctx, value):
+        value += 1
+        return value
+
+    assert torch.equal(engine.submit(fill, value=numbers).result(60), numbers + 1)
