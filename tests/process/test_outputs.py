@@ -3,6 +3,7 @@
 import glob
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 
@@ -204,6 +205,39 @@ def test_a_worker_killed_with_an_output_leaves_nothing(engine, moment):
     for _ in range(5):
         with pytest.raises(theus.WorkerDiedError):
             engine.submit(die, moment=moment).result(20)
+    assert engine.submit(fill, value=1).result(20)[0] == 1
+    assert settled(before), set(names()) - before
+    assert settle(engine, 4096 + 80) == 4096 + 80
+
+
+@pytest.mark.parametrize("moment", ["before the result", "after the result"])
+def test_a_worker_killed_after_sending_an_output_leaves_nothing(engine, moment):
+    before = set(names())
+
+    def die(ctx, moment):
+        worker = sys.modules["__main__"].Worker
+        send = worker._send
+
+        def send_and_die(self, kind, fields, message, *more):
+            if moment == "after the result":
+                send(self, kind, fields, message, *more)
+            else:
+                self._channel.send_output_blocking(0, message.outputs[0])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        worker._send = send_and_die
+        out = ctx.heavy.alloc("out", ITEMS)
+        out[:] = 1
+        return out
+
+    for _ in range(5):
+        future = engine.submit(die, moment=moment)
+        if moment == "after the result":
+            assert future.result(20).sum() == ITEMS
+        else:
+            with pytest.raises(theus.WorkerDiedError):
+                future.result(20)
+        del future
     assert engine.submit(fill, value=1).result(20)[0] == 1
     assert settled(before), set(names()) - before
     assert settle(engine, 4096 + 80) == 4096 + 80
