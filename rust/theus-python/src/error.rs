@@ -25,6 +25,9 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         Error::ChannelSocket
         | Error::ControlPage { .. }
         | Error::KeyTooLong { .. }
+        | Error::Table { .. }
+        | Error::Column { .. }
+        | Error::DictionaryOverflow { .. }
         | Error::InvalidName { .. }
         | Error::HandedOver { .. }
         | Error::Unsupported { .. }

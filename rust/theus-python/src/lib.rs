@@ -11,6 +11,7 @@ mod output;
 mod payload;
 mod segment;
 mod session;
+mod table;
 mod transient;
 mod watch;
 

@@ -10,13 +10,16 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use pyo3_arrow::input::AnyArray;
 use theus::SessionId;
+use theus::layout::table::ExtraCopy;
 
 use crate::buffer::Buffer;
 use crate::error::{to_py, without_gil};
 use crate::fd::take_over;
 use crate::payload::Payload;
 use crate::session::Layout;
+use crate::table::{kind, new_table, tensor};
 
 /// A worker's seat at its session's budget.
 #[pyclass(frozen, module = "theus._theus")]
@@ -62,9 +65,27 @@ impl Budget {
         })
         .map(Output)
     }
+
+    /// Write a table or array of anything with the Arrow C data interface, with one copy.
+    #[pyo3(signature = (key, source, *, as_array = false, views = false, streamed = false))]
+    fn put_table(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        source: AnyArray,
+        as_array: bool,
+        views: bool,
+        streamed: bool,
+    ) -> PyResult<Output> {
+        let table = new_table(key, source, as_array, views, streamed)?;
+        without_gil(py, || {
+            theus::Output::put(&self.session, table, &self.budget)
+        })
+        .map(Output)
+    }
 }
 
-/// A tensor without a name that a task makes for its result.
+/// An entry without a name that a task makes for its result.
 #[pyclass(frozen, weakref, module = "theus._theus")]
 pub(crate) struct Output(pub(crate) theus::Output);
 
@@ -72,32 +93,46 @@ pub(crate) struct Output(pub(crate) theus::Output);
 impl Output {
     #[getter]
     fn key(&self) -> &str {
-        &self.0.spec().key
+        self.0.spec().key()
     }
 
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.spec().shape)
+        PyTuple::new(py, &tensor(self.0.spec())?.shape)
     }
 
     #[getter]
     fn strides<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.0.spec().strides)
+        PyTuple::new(py, &tensor(self.0.spec())?.strides)
     }
 
     #[getter]
-    fn element(&self) -> &'static str {
-        self.0.spec().element.code()
+    fn element(&self) -> PyResult<&'static str> {
+        Ok(tensor(self.0.spec())?.element.code())
     }
 
     #[getter]
-    fn dtype(&self) -> Option<&str> {
-        self.0.spec().dtype.as_deref()
+    fn dtype(&self) -> PyResult<Option<&str>> {
+        Ok(tensor(self.0.spec())?.dtype.as_deref())
     }
 
     #[getter]
     fn body_offset(&self) -> usize {
         self.0.body_offset()
+    }
+
+    /// What it is: a tensor, a table, an array, or an array in chunks.
+    #[getter]
+    fn kind(&self) -> &'static str {
+        kind(self.0.spec())
+    }
+
+    /// (column, bytes, reason) of the copies that were made besides the one into the segment.
+    #[getter]
+    fn extra_copies(&self) -> Vec<(String, u64, &'static str)> {
+        let copies = self.0.extra_copies().iter();
+        let copy = |copy: &ExtraCopy| (copy.column.clone(), copy.bytes, copy.reason);
+        copies.map(copy).collect()
     }
 
     #[getter]

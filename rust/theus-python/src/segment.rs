@@ -6,11 +6,13 @@ use std::sync::Arc;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use theus::SegmentName;
+use theus::layout::table::ExtraCopy;
 
 use crate::buffer::Buffer;
 use crate::error::{to_py, without_gil};
+use crate::table::{kind, tensor};
 
-/// One entry's bytes: a tensor under construction, or published.
+/// One entry's bytes, under construction or published.
 #[pyclass(frozen, weakref, module = "theus._theus")]
 pub(crate) struct Segment {
     pub(crate) inner: Arc<theus::Segment>,
@@ -50,7 +52,21 @@ impl Segment {
 
     #[getter]
     fn key(&self) -> &str {
-        &self.inner.spec().key
+        self.inner.spec().key()
+    }
+
+    /// What it is: a tensor, a table, an array, or an array in chunks.
+    #[getter]
+    fn kind(&self) -> &'static str {
+        kind(self.inner.spec())
+    }
+
+    /// (column, bytes, reason) of the copies that were made besides the one into the segment.
+    #[getter]
+    fn extra_copies(&self) -> Vec<(String, u64, &'static str)> {
+        let copies = self.inner.extra_copies().iter();
+        let copy = |copy: &ExtraCopy| (copy.column.clone(), copy.bytes, copy.reason);
+        copies.map(copy).collect()
     }
 
     #[getter]
@@ -65,7 +81,7 @@ impl Segment {
 
     #[getter]
     fn mutable(&self) -> bool {
-        self.inner.spec().mutable
+        self.inner.spec().mutable()
     }
 
     #[getter]
@@ -81,22 +97,22 @@ impl Segment {
 
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.inner.spec().shape)
+        PyTuple::new(py, &tensor(self.inner.spec())?.shape)
     }
 
     #[getter]
     fn strides<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, &self.inner.spec().strides)
+        PyTuple::new(py, &tensor(self.inner.spec())?.strides)
     }
 
     #[getter]
-    fn element(&self) -> &'static str {
-        self.inner.spec().element.code()
+    fn element(&self) -> PyResult<&'static str> {
+        Ok(tensor(self.inner.spec())?.element.code())
     }
 
     #[getter]
-    fn dtype(&self) -> Option<&str> {
-        self.inner.spec().dtype.as_deref()
+    fn dtype(&self) -> PyResult<Option<&str>> {
+        Ok(tensor(self.inner.spec())?.dtype.as_deref())
     }
 
     #[getter]

@@ -4,6 +4,7 @@ use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3_arrow::input::AnyArray;
 use theus::dispatch::Kind;
 use theus::layout::tensor::{ElementType, Order, TensorSpec};
 use theus::{Backend, Config, SessionId};
@@ -12,6 +13,7 @@ use crate::channel::Channel;
 use crate::error::{to_py, without_gil};
 use crate::payload::Payload;
 use crate::segment::Segment;
+use crate::table::new_table;
 
 /// The lifetime root: its lock file lives exactly as long as this process holds it.
 #[pyclass(frozen, module = "theus._theus")]
@@ -81,6 +83,21 @@ impl Session {
         let spec = layout.spec(py, key, &shape, element, dtype)?;
         let bytes = data.as_ref().map(|data| data.bytes(py));
         without_gil(py, || self.0.create_tensor(spec, bytes)).map(Segment::new)
+    }
+
+    /// Write a table or array of anything with the Arrow C data interface, with one copy.
+    #[pyo3(signature = (key, source, *, as_array = false, views = false, streamed = false))]
+    fn create_table(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        source: AnyArray,
+        as_array: bool,
+        views: bool,
+        streamed: bool,
+    ) -> PyResult<Segment> {
+        let table = new_table(key, source, as_array, views, streamed)?;
+        without_gil(py, || self.0.create_table(table)).map(Segment::new)
     }
 
     /// A new descriptor by which a worker maps the budget, for subprocess's `pass_fds`.

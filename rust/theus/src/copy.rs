@@ -1,32 +1,72 @@
 //! Copying large pieces with several threads.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::error::Result;
 use crate::os;
 
-const CHUNK_BYTES: usize = 4 << 20;
+/// How much is copied at a time.
+pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 
-/// Calls `write` with the place and the bytes of each chunk of `pieces`, from several threads.
+/// Takes bytes and the place for them.
+pub(crate) type Sink<'a> = dyn Fn(usize, &[u8]) -> Result<()> + Sync + 'a;
+
+/// Bytes to be copied that may only come to be while they are.
+pub(crate) trait Source: Send + Sync {
+    /// How many there are.
+    fn length(&self) -> usize;
+
+    /// Parts that may be written independently, in the source's own units.
+    fn parts(&self) -> Vec<Range<usize>>;
+
+    /// Writes one of the parts; `sink` takes places from the source's first byte on.
+    fn write(&self, part: Range<usize>, sink: &Sink<'_>) -> Result<()>;
+}
+
+impl Source for [u8] {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn parts(&self) -> Vec<Range<usize>> {
+        parts_of(self.len(), CHUNK_BYTES)
+    }
+
+    fn write(&self, part: Range<usize>, sink: &Sink<'_>) -> Result<()> {
+        sink(part.start, &self[part])
+    }
+}
+
+/// Ranges of up to `step` that cover `length`.
+pub(crate) fn parts_of(length: usize, step: usize) -> Vec<Range<usize>> {
+    let starts = (0..length).step_by(step);
+    starts
+        .map(|start| start..length.min(start + step))
+        .collect()
+}
+
+/// Copies each of `pieces` to its place, from several threads.
 ///
 /// A forked child has none of rayon's threads, and would wait for them: there this thread does all.
-pub(crate) fn in_parallel(
-    pieces: &[(usize, &[u8])],
-    write: impl Fn(usize, &[u8]) -> Result<()> + Sync,
+pub(crate) fn in_parallel<S: Source + ?Sized>(
+    pieces: &[(usize, &S)],
+    sink: &Sink<'_>,
 ) -> Result<()> {
-    let chunks: Vec<_> = pieces
+    let parts: Vec<_> = pieces
         .iter()
-        .flat_map(|(offset, bytes)| {
-            let starts = (*offset..).step_by(CHUNK_BYTES);
-            starts.zip(bytes.chunks(CHUNK_BYTES))
+        .flat_map(|&(place, source)| {
+            let parts = source.parts().into_iter();
+            parts.map(move |part| (place, source, part))
         })
         .collect();
-    if chunks.len() == 1 || os::fork_generation() > 0 {
-        return chunks
-            .into_iter()
-            .try_for_each(|(offset, bytes)| write(offset, bytes));
+    let copy = |(place, source, part): &(usize, &S, Range<usize>)| {
+        let placed = |offset: usize, bytes: &[u8]| sink(place + offset, bytes);
+        source.write(part.clone(), &placed)
+    };
+    if parts.len() == 1 || os::fork_generation() > 0 {
+        return parts.iter().try_for_each(copy);
     }
-    chunks
-        .par_iter()
-        .try_for_each(|(offset, bytes)| write(*offset, bytes))
+    parts.par_iter().try_for_each(copy)
 }

@@ -118,6 +118,35 @@ pub enum Error {
         /// The bytes that were given.
         found: u64,
     },
+    /// A table that cannot be written.
+    #[error("entry {key:?}: {reason}")]
+    Table {
+        /// The entry.
+        key: String,
+        /// What Arrow says.
+        reason: String,
+    },
+    /// A column that cannot be written.
+    #[error("column {column:?}: {reason}")]
+    Column {
+        /// The column.
+        column: String,
+        /// What Arrow says.
+        reason: String,
+    },
+    /// Chunks whose dictionaries have too many values together.
+    #[error(
+        "column {column:?}: its chunks' dictionaries have {values} values together, more than keys of \
+         type {keys} can tell apart. Cast it to a dictionary with wider keys"
+    )]
+    DictionaryOverflow {
+        /// The column.
+        column: String,
+        /// How many there are.
+        values: usize,
+        /// The type of the keys.
+        keys: String,
+    },
     /// The bytes are not a frame: they do not begin with the magic.
     #[error("a frame begins with \"TH\", these bytes begin with {found:02x?}")]
     FrameMagic {

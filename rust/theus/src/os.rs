@@ -60,6 +60,11 @@ pub(crate) fn reserve(file: &impl AsFd, offset: u64, length: u64) -> Result<bool
     }
 }
 
+/// Cuts `file` off after `length` bytes.
+pub(crate) fn truncate(file: &impl AsFd, length: u64) -> Result<()> {
+    rustix::fs::ftruncate(file, length).map_err(|errno| failed("sizing shared memory", errno))
+}
+
 /// How many bytes `/dev/shm` has left.
 pub(crate) fn available_bytes() -> u64 {
     rustix::fs::statvfs(DIRECTORY).map_or(0, |status| status.f_bavail * status.f_frsize)

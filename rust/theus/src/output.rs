@@ -6,20 +6,21 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Draft};
 use crate::budget::Budget;
-use crate::descriptor::SessionId;
+use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
+use crate::fill::{self, Content, Filled, NewTable};
+use crate::layout::Spec;
+use crate::layout::table::ExtraCopy;
 use crate::layout::tensor::TensorSpec;
 use crate::mapping::Mapping;
 use crate::os;
-use crate::segment::TensorDraft;
 
-/// A tensor that a worker writes in shared memory, reserved from the session's budget.
+/// An entry that a worker writes in shared memory, reserved from the session's budget.
 #[derive(Debug)]
 pub struct Output {
-    spec: TensorSpec,
-    body_offset: usize,
+    content: Content,
     mapping: Arc<Mapping>,
     stage: Mutex<Stage>,
     budget: Arc<Budget>,
@@ -28,7 +29,7 @@ pub struct Output {
 
 #[derive(Debug)]
 enum Stage {
-    Draft(TensorDraft),
+    Draft(Box<dyn Draft>),
     /// Nobody can write it any more; `Some` until it is sent.
     Closed(Option<OwnedFd>),
 }
@@ -44,17 +45,34 @@ impl Output {
         data: Option<&[u8]>,
         budget: &Arc<Budget>,
     ) -> Result<Self> {
+        let make = |name: &SegmentName| fill::tensor(Backend::Linux, name, spec, data, budget);
+        Self::new(session, make, budget)
+    }
+
+    /// Writes a table of `batches`, with one copy. See [`Session::put`](crate::Session::create_table).
+    ///
+    /// # Errors
+    /// As of [`Session::put`](crate::Session::create_table).
+    pub fn put(session: &SessionId, table: NewTable<'_>, budget: &Arc<Budget>) -> Result<Self> {
+        let make = |name: &SegmentName| table.fill(Backend::Linux, name, budget);
+        Self::new(session, make, budget)
+    }
+
+    fn new(
+        session: &SessionId,
+        make: impl FnOnce(&SegmentName) -> Result<Filled>,
+        budget: &Arc<Budget>,
+    ) -> Result<Self> {
         os::watch_forks();
+        let generation = os::fork_generation();
         // A name for the error messages only: number 0 is the catalog's.
-        let name = session.segment(0);
-        let tensor = TensorDraft::create(Backend::Linux, &name, &spec, data, budget)?;
+        let Filled { draft, content } = make(&session.segment(0))?;
         Ok(Self {
-            spec,
-            body_offset: tensor.body_offset,
-            mapping: Arc::clone(tensor.draft.mapping()),
-            stage: Mutex::new(Stage::Draft(tensor)),
+            content,
+            mapping: Arc::clone(draft.mapping()),
+            stage: Mutex::new(Stage::Draft(draft)),
             budget: Arc::clone(budget),
-            generation: os::fork_generation(),
+            generation,
         })
     }
 
@@ -67,17 +85,17 @@ impl Output {
     /// [`Error::HandedOver`] at a second call, or [`Error::Os`].
     pub fn hand_over(&self) -> Result<OwnedFd> {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Stage::Draft(tensor) = &*stage {
+        if let Stage::Draft(draft) = &*stage {
             let length = self.length() as u64;
-            let full = || Backend::Linux.full(&self.spec.key, length);
-            let file = tensor.draft.hand_over()?.ok_or_else(full)?;
+            let full = || Backend::Linux.full(self.spec().key(), length);
+            let file = draft.hand_over()?.ok_or_else(full)?;
             *stage = Stage::Closed(Some(file));
         }
         let Stage::Closed(file) = &mut *stage else {
             unreachable!("a draft has just been closed");
         };
         file.take().ok_or_else(|| Error::HandedOver {
-            key: self.spec.key.clone(),
+            key: self.spec().key().to_owned(),
         })
     }
 
@@ -87,16 +105,22 @@ impl Output {
         &self.mapping
     }
 
-    /// What the tensor is.
+    /// What lies in it.
     #[must_use]
-    pub fn spec(&self) -> &TensorSpec {
-        &self.spec
+    pub fn spec(&self) -> &Spec {
+        &self.content.spec
     }
 
-    /// Where the items begin.
+    /// Where a tensor's items begin.
     #[must_use]
     pub fn body_offset(&self) -> usize {
-        self.body_offset
+        self.content.body_offset
+    }
+
+    /// The copies that writing a table made besides the one into the segment.
+    #[must_use]
+    pub fn extra_copies(&self) -> &[ExtraCopy] {
+        &self.content.copies
     }
 
     /// The length of the whole segment in bytes.

@@ -5,23 +5,23 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::backend::{Access, Available, Backend, Draft, Published};
+use crate::backend::{Backend, Draft, Published};
 use crate::budget::{Budget, Reservation};
-use crate::catalog::check_key;
-use crate::copy;
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
-use crate::layout::tensor::{TensorSpec, body_offset, read_header};
+use crate::fill::{Content, Filled};
+use crate::layout::Spec;
+use crate::layout::table::{self, ExtraCopy};
+use crate::layout::tensor::{body_offset, read_header};
 use crate::mapping::Mapping;
 use crate::os;
 
-/// A tensor in shared memory, being written or published.
+/// An entry in shared memory, being written or published.
 #[derive(Debug)]
 pub struct Segment {
     backend: Backend,
     name: SegmentName,
-    spec: TensorSpec,
-    body_offset: usize,
+    content: Content,
     length: usize,
     stage: Mutex<Stage>,
     linked: AtomicBool,
@@ -38,32 +38,31 @@ enum Stage {
 }
 
 impl Segment {
-    /// Reserves a segment for `spec` and writes its header; the items are zero, or `data`.
-    pub(crate) fn create(
+    /// The entry that `filled` is a draft of.
+    pub(crate) fn new(
         backend: Backend,
         name: SegmentName,
-        spec: TensorSpec,
-        data: Option<&[u8]>,
+        filled: Filled,
         budget: &Arc<Budget>,
-    ) -> Result<Self> {
-        let tensor = TensorDraft::create(backend, &name, &spec, data, budget)?;
-        let reservation = Reservation::new(budget, tensor.draft.mapping().len() as u64);
-        tensor.draft.mapping().keep(reservation.clone());
-        Ok(Self {
+    ) -> Self {
+        let Filled { draft, content } = filled;
+        let length = draft.mapping().len();
+        let reservation = Reservation::new(budget, length as u64);
+        draft.mapping().keep(reservation.clone());
+        Self {
             backend,
             name,
-            body_offset: tensor.body_offset,
-            length: tensor.draft.mapping().len(),
-            stage: Mutex::new(Stage::Draft(tensor.draft)),
+            content,
+            length,
+            stage: Mutex::new(Stage::Draft(draft)),
             linked: AtomicBool::new(false),
             copied: AtomicBool::new(false),
             owner: Some(os::fork_generation()),
             reservation: Some(reservation),
-            spec,
-        })
+        }
     }
 
-    /// Names a tensor that a worker wrote and handed over, after checking its structure; what the
+    /// Names what a worker wrote and handed over, after checking its structure; what the
     /// worker in `seat` had reserved for it is counted as this process's.
     pub(crate) fn adopt(
         backend: Backend,
@@ -81,20 +80,18 @@ impl Segment {
             return Err(invalid("it is not a regular file of this user"));
         }
         let length = usize::try_from(status.length).unwrap_or(0).max(1);
-        let (_, spec, body_offset) =
-            read_spec(Mapping::read_only(&file, length)?, "a worker's output")?;
+        let content = read_content(&Mapping::read_only(&file, length)?, "a worker's output")?;
         budget.take_over(seat, status.length);
         let reservation = Reservation::new(budget, status.length);
         let adopted = backend.storage().adopt(&name, file);
-        let full = || backend.full(&spec.key, status.length);
+        let full = || backend.full(content.spec.key(), status.length);
         let mapping = adopted.and_then(|mapping| mapping.ok_or_else(full))?;
         mapping.keep(reservation.clone());
         mapping.register(&name);
         Ok(Self {
             backend,
             name,
-            spec,
-            body_offset,
+            content,
             length: mapping.len(),
             stage: Mutex::new(Stage::Published(Arc::new(mapping))),
             linked: AtomicBool::new(true),
@@ -118,7 +115,8 @@ impl Segment {
     /// As of [`open`](Self::open).
     pub fn open_with(backend: Backend, path: &Path) -> Result<Self> {
         let shown = path.display().to_string();
-        let (mapping, spec, start) = read_spec(backend.storage().open(path)?, &shown)?;
+        let mapping = backend.storage().open(path)?;
+        let content = read_content(&mapping, &shown)?;
         let invalid = |reason: &str| Error::CorruptSegment {
             segment: shown.clone(),
             reason: reason.to_owned(),
@@ -132,8 +130,7 @@ impl Segment {
         Ok(Self {
             backend,
             name: name.ok_or_else(|| invalid("its file name is not a segment's"))?,
-            spec,
-            body_offset: start,
+            content,
             length: mapping.len(),
             stage: Mutex::new(Stage::Published(Arc::new(mapping))),
             linked: AtomicBool::new(true),
@@ -155,7 +152,10 @@ impl Segment {
         let Stage::Draft(draft) = &*stage else {
             return Ok(());
         };
-        let full = || self.backend.full(&self.spec.key, self.length as u64);
+        let full = || {
+            self.backend
+                .full(self.content.spec.key(), self.length as u64)
+        };
         let Published { mapping, copied } = draft.publish()?.ok_or_else(full)?;
         if let Some(reservation) = &self.reservation {
             mapping.keep(reservation.clone());
@@ -196,16 +196,22 @@ impl Segment {
         &self.name
     }
 
-    /// What the tensor is.
+    /// What lies in it.
     #[must_use]
-    pub fn spec(&self) -> &TensorSpec {
-        &self.spec
+    pub fn spec(&self) -> &Spec {
+        &self.content.spec
     }
 
-    /// Where the items begin.
+    /// Where a tensor's items begin; the whole of a table's file is its body.
     #[must_use]
     pub fn body_offset(&self) -> usize {
-        self.body_offset
+        self.content.body_offset
+    }
+
+    /// The copies that putting a table made besides the one into the segment.
+    #[must_use]
+    pub fn extra_copies(&self) -> &[ExtraCopy] {
+        &self.content.copies
     }
 
     /// The length of the whole segment in bytes.
@@ -242,7 +248,7 @@ impl Segment {
             Ok(self.name.path())
         } else {
             Err(Error::Unpublished {
-                key: self.spec.key.clone(),
+                key: self.content.spec.key().to_owned(),
             })
         }
     }
@@ -259,75 +265,8 @@ impl Drop for Segment {
     }
 }
 
-/// A tensor that is being written, its bytes counted against a budget.
-#[derive(Debug)]
-pub(crate) struct TensorDraft {
-    pub(crate) draft: Box<dyn Draft>,
-    pub(crate) body_offset: usize,
-}
-
-impl TensorDraft {
-    pub(crate) fn create(
-        backend: Backend,
-        name: &SegmentName,
-        spec: &TensorSpec,
-        data: Option<&[u8]>,
-        budget: &Budget,
-    ) -> Result<Self> {
-        check_key(&spec.key)?;
-        let body = spec.body_bytes();
-        if let Some(data) = data
-            && data.len() as u64 != body
-        {
-            return Err(Error::LengthMismatch {
-                key: spec.key.clone(),
-                expected: body,
-                found: data.len() as u64,
-            });
-        }
-        let header = spec.header();
-        let length = header.len() as u64 + body;
-        budget.reserve(&spec.key, length)?;
-        Self::fill(backend, name, spec, &header, data, length)
-            .inspect_err(|_| budget.release(length))
-    }
-
-    fn fill(
-        backend: Backend,
-        name: &SegmentName,
-        spec: &TensorSpec,
-        header: &[u8],
-        data: Option<&[u8]>,
-        length: u64,
-    ) -> Result<Self> {
-        let access = if spec.mutable {
-            Access::Shared
-        } else {
-            Access::Sealed
-        };
-        let storage = backend.storage();
-        let fits = |available: Available| length <= available.bytes;
-        let draft = if storage.available().is_none_or(fits) {
-            storage.create(name, access, length, length)?
-        } else {
-            None
-        };
-        let draft = draft.ok_or_else(|| backend.full(&spec.key, length))?;
-        draft.write(0, header)?;
-        if let Some(data) = data {
-            copy::in_parallel(&[(header.len(), data)], |offset, bytes| {
-                draft.write(offset, bytes)
-            })?;
-        }
-        Ok(Self {
-            draft,
-            body_offset: header.len(),
-        })
-    }
-}
-
-/// Checks the structure of a tensor's segment; where its body begins.
-fn read_spec(mapping: Mapping, segment: &str) -> Result<(Mapping, TensorSpec, usize)> {
+/// Checks the structure of what lies in a mapping.
+fn read_content(mapping: &Mapping, segment: &str) -> Result<Content> {
     let invalid = |reason: String| Error::CorruptSegment {
         segment: segment.to_owned(),
         reason,
@@ -336,7 +275,20 @@ fn read_spec(mapping: Mapping, segment: &str) -> Result<(Mapping, TensorSpec, us
     if length < 8 {
         return Err(invalid(format!("it has {length} bytes")));
     }
+    let copies = Vec::new();
+    if table::is_table(&mapping.read(0, 8)) {
+        let spec = table::read_spec(mapping).map_err(invalid)?;
+        return Ok(Content {
+            spec: Spec::Table(spec),
+            body_offset: 0,
+            copies,
+        });
+    }
     let start = body_offset(&mapping.read(0, 8), length as u64).map_err(invalid)?;
     let spec = read_header(&mapping.read(0, start), length as u64).map_err(invalid)?;
-    Ok((mapping, spec, start))
+    Ok(Content {
+        spec: Spec::Tensor(spec),
+        body_offset: start,
+        copies,
+    })
 }

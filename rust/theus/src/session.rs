@@ -9,6 +9,7 @@ use crate::budget::Budget;
 use crate::catalog::CatalogWriter;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
+use crate::fill::{self, NewTable};
 use crate::layout::tensor::TensorSpec;
 use crate::mapping;
 use crate::os::{self, Fork};
@@ -124,23 +125,32 @@ impl Session {
     pub fn create_tensor(&self, spec: TensorSpec, data: Option<&[u8]>) -> Result<Arc<Segment>> {
         self.check_open()?;
         self.keep_lock(&mut self.held())?;
-        let mutable = spec.mutable;
-        let name = self.next_name();
-        let segment = Arc::new(Segment::create(
-            self.0.config.backend,
-            name,
-            spec,
-            data,
-            &self.0.budget,
-        )?);
+        let (backend, name) = (self.0.config.backend, self.next_name());
+        let filled = fill::tensor(backend, &name, spec, data, &self.0.budget)?;
+        let segment = Arc::new(Segment::new(backend, name, filled, &self.0.budget));
         self.remember(&segment);
-        if mutable {
+        if segment.spec().mutable() {
             self.publish(&segment)?;
         }
         Ok(segment)
     }
 
-    /// Takes over a tensor that the worker in `seat` wrote, and names it. It is published.
+    /// Writes a table into a nameless segment, with one copy made by several threads.
+    ///
+    /// # Errors
+    /// [`Error::HeavyZoneFull`], [`Error::KeyTooLong`], [`Error::Table`], [`Error::Column`],
+    /// [`Error::DictionaryOverflow`], [`Error::SessionClosed`] or [`Error::Os`].
+    pub fn create_table(&self, table: NewTable<'_>) -> Result<Arc<Segment>> {
+        self.check_open()?;
+        self.keep_lock(&mut self.held())?;
+        let (backend, name) = (self.0.config.backend, self.next_name());
+        let filled = table.fill(backend, &name, &self.0.budget)?;
+        let segment = Arc::new(Segment::new(backend, name, filled, &self.0.budget));
+        self.remember(&segment);
+        Ok(segment)
+    }
+
+    /// Takes over what the worker in `seat` wrote, and names it. It is published.
     ///
     /// # Errors
     /// [`Error::CorruptSegment`], [`Error::HeavyZoneFull`] if a copy was necessary and does not fit,

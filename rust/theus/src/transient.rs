@@ -77,7 +77,7 @@ impl Transient {
     pub fn fill(&self, pieces: &[(usize, &[u8])]) -> Result<()> {
         let end = |(offset, bytes): &(usize, &[u8])| offset + bytes.len();
         assert!(pieces.iter().all(|piece| end(piece) <= self.length));
-        copy::in_parallel(pieces, |offset, bytes| {
+        copy::in_parallel(pieces, &|offset, bytes| {
             os::write_at(&self.file, bytes, offset as u64)
         })
     }

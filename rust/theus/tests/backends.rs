@@ -124,7 +124,7 @@ fn put(session: &Session, data: &[u8]) -> Arc<Segment> {
 
 fn items(mapping: &Mapping, segment: &Segment) -> Vec<u8> {
     let start = mapping.as_ptr().wrapping_add(segment.body_offset());
-    let length = usize::try_from(segment.spec().body_bytes()).unwrap();
+    let length = segment.length() - segment.body_offset();
     #[expect(unsafe_code, reason = "a mapping offers pointers only")]
     // SAFETY: the items lie inside the mapping, and no test writes them meanwhile.
     unsafe { std::slice::from_raw_parts(start, length) }.to_vec()

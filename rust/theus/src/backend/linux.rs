@@ -258,6 +258,16 @@ impl Draft for Nameless {
         os::reserve(&self.file, 0, length)
     }
 
+    fn resize(&mut self, length: u64) -> Result<bool> {
+        if !os::reserve(&self.file, 0, length)? {
+            return Ok(false);
+        }
+        os::truncate(&self.file, length)?;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        self.mapping = Arc::new(Mapping::writable(&self.file, length)?);
+        Ok(true)
+    }
+
     fn hand_over(&self) -> Result<Option<OwnedFd>> {
         Ok(self.close()?.map(|closed| closed.file))
     }

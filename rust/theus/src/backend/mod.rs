@@ -172,6 +172,10 @@ pub(crate) trait Draft: fmt::Debug + Send + Sync {
     /// Makes the first `length` bytes of the range usable; false: no space.
     fn grow(&self, length: u64) -> Result<bool>;
 
+    /// Gives the segment another length, and its mapping another address; false: no space. Only for
+    /// drafts that nobody looks at yet.
+    fn resize(&mut self, length: u64) -> Result<bool>;
+
     /// Ends all writing that reaches others, without a name; a descriptor by which its next owner
     /// can name it. `Ok(None)`: a copy was necessary and there is no space.
     fn hand_over(&self) -> Result<Option<OwnedFd>>;

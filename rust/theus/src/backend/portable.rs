@@ -207,6 +207,17 @@ impl Draft for Copied {
         Ok(length <= self.mapping.len() as u64)
     }
 
+    fn resize(&mut self, length: u64) -> Result<bool> {
+        let Ok(length) = usize::try_from(length) else {
+            return Ok(false);
+        };
+        let other = Mapping::anonymous(length)?;
+        let kept = length.min(self.mapping.len());
+        other.write(0, &self.mapping.read(0, kept));
+        self.mapping = Arc::new(other);
+        Ok(true)
+    }
+
     fn hand_over(&self) -> Result<Option<OwnedFd>> {
         Err(Error::Unsupported {
             operation: "handing a segment over",

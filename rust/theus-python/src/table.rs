@@ -1,0 +1,105 @@
+//! Tables from whatever speaks the Arrow C data interface.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3_arrow::ffi::ArrayReader;
+use pyo3_arrow::input::AnyArray;
+use theus::NewTable;
+use theus::layout::table::{TableKind, TableOptions, TableSpec};
+
+const HOLD_BYTES: usize = 64 << 20;
+
+/// The table that `source` is: one of structs is a table of their fields, unless it is to be an array.
+pub(crate) fn new_table(
+    key: &str,
+    source: AnyArray,
+    as_array: bool,
+    views: bool,
+    streamed: bool,
+) -> PyResult<NewTable<'static>> {
+    let single = matches!(source, AnyArray::Array(_));
+    let reader = source.into_reader()?;
+    let field = reader.field();
+    let (kind, schema) = match field.data_type() {
+        DataType::Struct(fields) if !as_array => {
+            let schema = Schema::new(fields.clone()).with_metadata(field.metadata().clone());
+            (TableKind::Table, Arc::new(schema))
+        }
+        _ if single => (TableKind::Array, one_column(&field)),
+        _ => (TableKind::ChunkedArray, one_column(&field)),
+    };
+    let batches = Batches {
+        reader,
+        schema: Arc::clone(&schema),
+        kind,
+    };
+    Ok(NewTable {
+        spec: TableSpec {
+            key: key.to_owned(),
+            kind,
+        },
+        schema,
+        batches: Box::new(batches),
+        options: TableOptions { views },
+        hold: if streamed { HOLD_BYTES } else { usize::MAX },
+    })
+}
+
+fn one_column(field: &FieldRef) -> SchemaRef {
+    Arc::new(Schema::new(vec![Arc::clone(field)]))
+}
+
+struct Batches {
+    reader: Box<dyn ArrayReader + Send>,
+    schema: SchemaRef,
+    kind: TableKind,
+}
+
+impl Batches {
+    fn batch(&self, array: ArrayRef) -> Result<RecordBatch, ArrowError> {
+        if self.kind != TableKind::Table {
+            // The field says of a column what the array cannot: that it has no nulls.
+            let nullable = self.schema.field(0).clone().with_nullable(true);
+            return RecordBatch::try_new(Arc::new(Schema::new(vec![nullable])), vec![array]);
+        }
+        if array.null_count() > 0 {
+            let reason = "rows that are null as a whole are not a table's: put it as an array";
+            return Err(ArrowError::InvalidArgumentError(reason.to_owned()));
+        }
+        Ok(RecordBatch::from(array.as_struct()))
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, ArrowError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let array = self.reader.next()?;
+        Some(array.and_then(|array| self.batch(array)))
+    }
+}
+
+/// The tensor in a segment, for what only tensors have.
+pub(crate) fn tensor(spec: &theus::layout::Spec) -> PyResult<&theus::layout::tensor::TensorSpec> {
+    match spec {
+        theus::layout::Spec::Tensor(spec) => Ok(spec),
+        theus::layout::Spec::Table(spec) => Err(PyTypeError::new_err(format!(
+            "entry {:?} is a {}, not a tensor",
+            spec.key,
+            spec.kind.name()
+        ))),
+    }
+}
+
+/// What an entry is, as descriptors say it.
+pub(crate) fn kind(spec: &theus::layout::Spec) -> &'static str {
+    match spec {
+        theus::layout::Spec::Tensor(_) => "tensor",
+        theus::layout::Spec::Table(spec) => spec.kind.name(),
+    }
+}
