@@ -1,4 +1,4 @@
-"""Zero-copy parallelism: arrays in managed shared memory, and workers that see the same bytes.
+"""Zero-copy parallelism: arrays and tables in managed shared memory, seen by worker processes.
 
 >>> import numpy as np
 >>> from theus import TheusEngine, process
@@ -17,8 +17,10 @@ from theus._theus import __version__
 from theus.array import ShmArray
 from theus.context import ParallelContext, ProcessContext
 from theus.contracts import process
+from theus.copies import CopyRecord, copy_report, zero_copy
 from theus.engine import TheusEngine
 from theus.errors import (
+    CopyRequiredError,
     CorruptSegmentError,
     EntryNotFoundError,
     HeavyZoneFullError,
@@ -39,6 +41,8 @@ from theus.segments import open_segment as open  # noqa: A004 - read as theus.op
 from theus.state import State
 
 __all__ = [
+    "CopyRecord",
+    "CopyRequiredError",
     "CorruptSegmentError",
     "EntryNotFoundError",
     "HeavyZoneFullError",
@@ -60,8 +64,10 @@ __all__ = [
     "UnsupportedDtypeError",
     "WorkerDiedError",
     "__version__",
+    "copy_report",
     "open",
     "process",
     "sessions",
     "sweep",
+    "zero_copy",
 ]

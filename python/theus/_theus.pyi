@@ -67,6 +67,21 @@ class Session:
         segment at once and flags it.
         """
 
+    def create_table(
+        self,
+        key: str,
+        source: object,
+        *,
+        as_array: bool = False,
+        views: bool = False,
+        streamed: bool = False,
+    ) -> Segment:
+        """Write what has ``__arrow_c_array__`` or ``__arrow_c_stream__`` into a nameless segment.
+
+        One parallel copy. Structs are the rows of a table, or values with ``as_array``. String and
+        binary views stay such with ``views``. With ``streamed`` batches are written as they come.
+        """
+
     def publish(self, segment: Segment) -> None:
         """Seal ``segment`` and link its name. Idempotent."""
 
@@ -77,7 +92,7 @@ class Session:
         """Forget what a worker that has died had reserved."""
 
     def adopt(self, channel: Channel, seat: int) -> Segment:
-        """Take over the tensor whose descriptor came with an OUTPUT frame of the worker in `seat`.
+        """Take over what came by descriptor with an OUTPUT frame of the worker in `seat`.
 
         It is published then, and its name lasts as long as somebody has its bytes.
         """
@@ -95,7 +110,22 @@ class Session:
 
 @final
 class Segment:
-    """One entry's bytes: a tensor under construction (owner), or published (owner or reader)."""
+    """One entry's bytes: under construction (owner), or published (owner or reader).
+
+    `shape`, `strides`, `element` and `dtype` are a tensor's alone; they raise TypeError for others.
+    """
+
+    @property
+    def kind(self) -> str:
+        """One of "tensor", "table", "array" and "chunked_array"."""
+
+    @property
+    def kept_by_views(self) -> bool:
+        """True if whoever has its bytes keeps its name."""
+
+    @property
+    def extra_copies(self) -> list[tuple[str, int, str]]:
+        """(column, bytes, reason) of the copies that writing a table made besides the one."""
 
     @property
     def name(self) -> str:
@@ -204,9 +234,32 @@ class Budget:
     ) -> Output:
         """Reserve a tensor without a name: zeros, or a parallel copy of `data`."""
 
+    def create_table_output(
+        self,
+        key: str,
+        source: object,
+        *,
+        as_array: bool = False,
+        views: bool = False,
+        streamed: bool = False,
+    ) -> Output:
+        """As :meth:`Session.create_table`."""
+
 @final
 class Output:
-    """A tensor without a name that a task makes for its result."""
+    """An entry without a name that a task makes for its result."""
+
+    @property
+    def kind(self) -> str:
+        """One of "tensor", "table", "array" and "chunked_array"."""
+
+    @property
+    def kept_by_views(self) -> bool:
+        """True: whoever has its bytes keeps it."""
+
+    @property
+    def extra_copies(self) -> list[tuple[str, int, str]]:
+        """(column, bytes, reason) of the copies that writing a table made besides the one."""
 
     @property
     def key(self) -> str: ...

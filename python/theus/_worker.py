@@ -22,12 +22,14 @@ from typing import Any
 
 from theus import _theus, wire
 from theus._theus import Budget, Channel, Control, Segment, Transient
-from theus.array import ShmArray, restore_dtype, view_handle, view_segment
+from theus.array import Handle, restore_dtype
 from theus.context import ParallelContext
 from theus.contracts import call_with_context, call_with_item, finish
+from theus.entry import view_entry
 from theus.errors import RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
 from theus.outputs import TaskHeavy
+from theus.table import TablePart
 
 __all__ = ["main"]
 
@@ -50,14 +52,20 @@ class _Attachment:
         self._descriptor = descriptor
         self._attach = attach
 
-    def view(self) -> ShmArray:
+    def view(self) -> Any:
         segment = self._attach(self._descriptor["segment"])
-        part = self._descriptor.get("view")
-        if part is None:
-            return view_segment(segment)
-        dtype = restore_dtype(part["dtype"])
-        handle = (segment.name, part["offset"], tuple(part["shape"]), tuple(part["strides"]), dtype)
-        return view_handle(handle, lambda _: segment)
+        return view_entry(segment, self._handle(segment), self._part())
+
+    def _handle(self, segment: Segment) -> Handle | None:
+        view = self._descriptor.get("view")
+        if view is None:
+            return None
+        shape, strides = tuple(view["shape"]), tuple(view["strides"])
+        return segment.name, view["offset"], shape, strides, restore_dtype(view["dtype"])
+
+    def _part(self) -> TablePart | None:
+        part = self._descriptor.get("part")
+        return part and TablePart(tuple(part["columns"]), part["start"], part["length"])
 
 
 class _LazyDomain(Mapping[str, Any]):

@@ -14,17 +14,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from theus._theus import Segment
-from theus.array import Handle, ShmArray, describe_dtype, view_handle, view_segment
+from theus.array import Handle, describe_dtype, view_handle, view_segment
 from theus.errors import EntryNotFoundError
+from theus.table import TablePart, to_pandas, to_polars, view_arrow, view_part
 
-__all__ = ["Entry", "HeavyView", "SupportsView"]
+__all__ = ["Entry", "FrameViews", "HeavyView", "SupportsView", "view_entry"]
 
 
 class SupportsView(Protocol):
     """What a heavy view needs of its values."""
 
-    def view(self) -> ShmArray:
-        """Return the entry's array."""
+    def view(self) -> Any:
+        """Return the entry's array or table."""
         ...
 
 
@@ -39,25 +40,26 @@ class Entry:
     segment : Segment
         The bytes. The name of a published segment is removed when no entry holds it any more.
     handle : tuple or None
-        Which part of the segment, if it is not the whole.
+        Which part of the segment, if it is an array and not the whole.
+    part : TablePart or None
+        Which part of the segment, if it is a table and not the whole.
     """
 
     name: str
     segment: Segment
     handle: Handle | None = None
+    part: TablePart | None = None
 
-    def view(self) -> ShmArray:
-        """Return a fresh array over the entry's bytes; read-only once it is published."""
-        if self.handle is None:
-            return view_segment(self.segment)
-        return view_handle(self.handle, lambda _: self.segment)
+    def view(self) -> Any:
+        """Return an array or table over the entry's bytes; read-only once it is published."""
+        return view_entry(self.segment, self.handle, self.part)
 
     def descriptor(self, key: str) -> dict[str, Any]:
         """Return the plain data that locates the entry; see ``schemas/descriptor.json``."""
         descriptor: dict[str, Any] = {
             "key": key,
             "segment": self.segment.name,
-            "kind": "tensor",
+            "kind": self.segment.kind,
             "length": self.segment.length_bytes,
         }
         if self.handle is not None:
@@ -68,14 +70,60 @@ class Entry:
                 "strides": strides,
                 "dtype": describe_dtype(np.dtype(dtype)),
             }
+        if self.part is not None:
+            descriptor["part"] = self.part._asdict()
         return descriptor
 
 
-class HeavyView(Mapping[str, ShmArray]):
-    """The heavy entries of one state: a read-only mapping from names to arrays.
+def view_entry(segment: Segment, handle: Handle | None, part: TablePart | None) -> Any:
+    """Return the array or table that an entry shows, over its bytes."""
+    if handle is not None:
+        return view_handle(handle, lambda _: segment)
+    if part is not None:
+        return view_part(segment, part)
+    return view_segment(segment) if segment.kind == "tensor" else view_arrow(segment)
 
-    Item access makes a view of the entry's own bytes, without a copy. The view stays valid for as
-    long as it is held.
+
+class FrameViews(Mapping[str, Any]):
+    """Names to arrays and tables, and the latter as frames of other libraries."""
+
+    __slots__ = ()
+
+    def pandas(self, name: str) -> Any:
+        """Return entry `name` as a pandas frame or series over the same bytes.
+
+        Its columns are of `pandas.ArrowDtype`, and a frame's index is that of the frame that was
+        put. Plain ``to_pandas()`` copies nearly all of a table, in each worker.
+
+        Raises
+        ------
+        EntryNotFoundError
+            If there is no such entry.
+        TypeError
+            If it is a tensor.
+        """
+        return to_pandas(name, self[name])
+
+    def polars(self, name: str) -> Any:
+        """Return entry `name` as a Polars frame or series over the same bytes.
+
+        Polars keeps strings as views, which it makes anew, over the same characters.
+
+        Raises
+        ------
+        EntryNotFoundError
+            If there is no such entry.
+        TypeError
+            If it is a tensor.
+        """
+        return to_polars(name, self[name])
+
+
+class HeavyView(FrameViews):
+    """The heavy entries of one state: a read-only mapping from names to arrays and tables.
+
+    Item access makes a view of the entry's own bytes, without a copy: a ShmArray for tensors, a
+    pyarrow Table, Array or ChunkedArray for others. The view stays valid for as long as it is held.
     """
 
     __slots__ = ("_entries",)
@@ -83,8 +131,8 @@ class HeavyView(Mapping[str, ShmArray]):
     def __init__(self, entries: Mapping[str, SupportsView]) -> None:
         self._entries = entries
 
-    def __getitem__(self, name: str) -> ShmArray:
-        """Return the array of entry `name`.
+    def __getitem__(self, name: str) -> Any:
+        """Return the array or table of entry `name`.
 
         Raises
         ------

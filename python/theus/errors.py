@@ -11,6 +11,7 @@ import signal as signals
 from concurrent.futures import BrokenExecutor
 
 __all__ = [
+    "CopyRequiredError",
     "CorruptSegmentError",
     "EntryNotFoundError",
     "HeavyZoneFullError",
@@ -55,6 +56,10 @@ class HeavyZoneFullError(TheusError, MemoryError):
 
 class CorruptSegmentError(TheusError, ValueError):
     """The bytes of a segment are not what its format promises."""
+
+
+class CopyRequiredError(TheusError, ValueError):
+    """Data would have to be copied where ``zero_copy(strict=True)`` forbids it."""
 
 
 class UnpublishedError(TheusError, ValueError):

@@ -37,7 +37,15 @@ from theus.wire import PROTOCOL, Message, Pins, dumps, loads
 if TYPE_CHECKING:
     from theus._theus import Transient
 
-__all__ = ["BY_PARTS", "BY_REFERENCE", "BY_VALUE", "Reference", "References", "StaleReferenceError", "resolve"]
+__all__ = [
+    "BY_PARTS",
+    "BY_REFERENCE",
+    "BY_VALUE",
+    "Reference",
+    "References",
+    "StaleReferenceError",
+    "resolve",
+]
 
 BY_REFERENCE = 0
 BY_VALUE = 1

@@ -7,19 +7,20 @@ this process sees; ``put``, ``seal`` and the engine's ``compare_and_swap`` publi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
 from weakref import ref
 
 import numpy as np
 
-from theus import array, tensor
+from theus import _theus, array, incoming, tensor
 from theus.array import ShmArray, handle_of, view_segment
-from theus.entry import Entry, find_entry
+from theus.entry import Entry, FrameViews, find_entry
+from theus.table import find_part, is_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import DTypeLike
 
     from theus._theus import Channel, Segment, Session
     from theus.state import State, StateStore
@@ -63,8 +64,8 @@ class _Draft:
         return self.address <= low < self.address + self.entry.segment.length_bytes
 
 
-class HeavyZone(Mapping[str, ShmArray]):
-    """Named arrays in managed shared memory.
+class HeavyZone(FrameViews):
+    """Named arrays and tables in managed shared memory.
 
     As a mapping it shows the published entries of the engine's current state, read-only, and the
     drafts of names that were not published yet, writable. Names are removed automatically; nothing
@@ -146,49 +147,59 @@ class HeavyZone(Mapping[str, ShmArray]):
                 self._drafts[name] = _Draft(entry, written)
         return written
 
-    def put(self, name: str, obj: ArrayLike) -> ShmArray:
-        """Copy an array into the zone, sealed and published.
+    @overload
+    def put(self, name: str, obj: np.ndarray[Any, Any] | np.generic) -> ShmArray: ...
+    @overload
+    def put(self, name: str, obj: object, *, views: bool = False) -> Any: ...
+    def put(self, name: str, obj: object, *, views: bool = False) -> Any:
+        """Copy an array or a table into the zone, sealed and published.
 
         Parameters
         ----------
         name : str
             The entry's name; an entry that has it is replaced.
-        obj : ndarray
-            The data, of any dtype without Python objects, in any memory order. Fortran order is
-            kept; anything that is neither is stored row-major.
+        obj : ndarray, pyarrow, pandas or Polars data, or anything that offers such
+            A numpy array of any dtype without Python objects, in any memory order: Fortran order is
+            kept, anything that is neither is stored row-major. Tables and arrays of any Arrow type,
+            pandas frames with their index, and whatever has ``__arrow_c_stream__``,
+            ``__arrow_c_array__`` or ``__dlpack__``. Readers are read to their end, a batch at a
+            time. Slices are stored as what they show.
+        views : bool, default False
+            Whether strings and binaries that are views stay such. Otherwise they are stored as
+            large strings and binaries, which pyarrow can filter, sort and join.
 
         Returns
         -------
-        ShmArray
+        ShmArray, pyarrow.Table, pyarrow.Array or pyarrow.ChunkedArray
             A read-only view of the entry; valid for as long as it is held.
 
         Raises
         ------
         TypeError
-            If `obj` is not a numpy array or scalar.
+            If `obj` is neither an array nor a table.
         HeavyZoneFullError, UnsupportedDtypeError
             As for :meth:`alloc`.
 
         Notes
         -----
-        One copy, made by several threads without the GIL when the source is contiguous.
+        One copy, made by several threads without the GIL, with no buffer in between. What had to be
+        copied besides is in :func:`theus.copy_report`: dictionaries that differ between chunks,
+        pandas values that are Python objects.
         """
-        tensor.check_name(name)
-        source = tensor.check_array(name, obj)
-        entry = Entry(name, self._copy_in(name, source))
+        entry = Entry(name, self._copy_in(name, obj, views=views))
         with self._store.lock:
             self._publish({name: entry})
             self._drafts.pop(name, None)
         return entry.view()
 
-    def seal(self, name: str) -> ShmArray:
+    def seal(self, name: str) -> Any:
         """Publish the draft `name`: from now on nobody can write it, this process included.
 
         Sealing what is published already changes nothing.
 
         Returns
         -------
-        ShmArray
+        ShmArray, or what the table or array is
             A read-only view of the entry. Nothing is copied, unless this process forked since the
             allocation: a forked child could still write the old pages.
 
@@ -276,7 +287,7 @@ class HeavyZone(Mapping[str, ShmArray]):
                 limit_bytes=self._session.heavy_limit,
             )
 
-    def __getitem__(self, name: str) -> ShmArray:
+    def __getitem__(self, name: str) -> Any:
         """Return the published entry `name` read-only, or its draft, writable, if there is none.
 
         Raises
@@ -310,7 +321,7 @@ class HeavyZone(Mapping[str, ShmArray]):
         self,
         base: int,
         domain: Mapping[str, Any],
-        heavy: Mapping[str, Array | None],
+        heavy: Mapping[str, Any],
         *,
         strict: bool,
     ) -> State:
@@ -363,8 +374,10 @@ class HeavyZone(Mapping[str, ShmArray]):
         self._watched[number] = ref(segment, gone)
         array.attached[segment.name] = segment
 
-    def _copy_in(self, name: str, source: Array) -> Segment:
-        segment: Segment = tensor.copy_in(self._session.create_tensor, name, source)
+    def _copy_in(self, name: str, obj: object, *, views: bool = False) -> Segment:
+        session = self._session
+        create = session.create_tensor, session.create_table
+        segment: Segment = incoming.copy_in(*create, name, obj, views=views)
         self._watch(segment)
         return segment
 
@@ -394,9 +407,8 @@ class HeavyZone(Mapping[str, ShmArray]):
                     written.flags.writeable = False
                 del self._drafts[name]
 
-    def _entry_of(self, key: str, value: Array) -> Entry:
+    def _entry_of(self, key: str, value: Any) -> Entry:
         """Return the entry that `value` is, the view of one that it is, or plain data put anew."""
-        tensor.check_array(key, value)
         if isinstance(value, np.ndarray):
             draft = self._draft_of(value)
             if draft is not None:
@@ -413,7 +425,24 @@ class HeavyZone(Mapping[str, ShmArray]):
                     if entry.segment is segment and _same(value, entry.view(), moved=True):
                         return entry
                 return Entry(key, segment, handle)
-        return Entry(key, self._copy_in(key, np.asarray(value)))
+        elif (entry := self._table_entry(key, value)) is not None:
+            return entry
+        return Entry(key, self._copy_in(key, value))
+
+    def _table_entry(self, key: str, value: Any) -> Entry | None:
+        """Return the entry that a table is, or the view of one that it is."""
+        found = find_part(value, self._hold)
+        if found is None or found[2] is not None:
+            return None
+        segment, part, _ = found
+        part = None if is_whole(segment, part) else part
+        same = (e for e in self._store.current.entries.values() if e.segment is segment)
+        known = next((e for e in same if e.part == part and e.handle is None), None)
+        return known or Entry(key, segment, part=part)
+
+    def _hold(self, address: int, nbytes: int) -> Segment | None:
+        found = _theus.locate(address, nbytes)
+        return None if found is None else self.pin(found[0])
 
     def _draft_of(self, value: Array) -> _Draft | None:
         low, _ = np.lib.array_utils.byte_bounds(value)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 from weakref import WeakSet
 
 import numpy as np
 
-from theus import tensor
+from theus import incoming, tensor
 from theus.array import Handle, ShmArray, extent, view_segment
 from theus.entry import HeavyView
+from theus.table import view_arrow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from numpy.typing import ArrayLike, DTypeLike
+    from numpy.typing import DTypeLike
 
     from theus._theus import Budget, Output
     from theus.entry import SupportsView
@@ -31,13 +32,14 @@ class TaskHeavy(HeavyView):
     name from this task only.
     """
 
-    __slots__ = ("_budget", "_made", "_outputs")
+    __slots__ = ("_budget", "_made", "_outputs", "_put")
 
     def __init__(self, entries: Mapping[str, SupportsView], budget: Budget) -> None:
         super().__init__(entries)
         self._budget = budget
         self._outputs: dict[str, Output] = {}
         self._made: WeakSet[Output] = WeakSet()
+        self._put: WeakSet[Output] = WeakSet()
 
     def alloc(
         self,
@@ -75,36 +77,38 @@ class TaskHeavy(HeavyView):
         made = tensor.allocate(self._budget.create_output, name, shape, dtype, order)
         return view_segment(self._keep(name, made))
 
-    def put(self, name: str, obj: ArrayLike) -> ShmArray:
-        """Copy an array into an output, once.
+    @overload
+    def put(self, name: str, obj: np.ndarray[Any, Any] | np.generic) -> ShmArray: ...
+    @overload
+    def put(self, name: str, obj: object, *, views: bool = False) -> Any: ...
+    def put(self, name: str, obj: object, *, views: bool = False) -> Any:
+        """Copy an array or a table into an output, once.
 
         Parameters
         ----------
         name : str
             Its name in this task.
-        obj : ndarray
-            The data, of any dtype without Python objects, in any memory order.
+        obj, views
+            As for the engine's ``heavy.put``.
 
         Returns
         -------
-        ShmArray
+        ShmArray, pyarrow.Table, pyarrow.Array or pyarrow.ChunkedArray
             A read-only view of the output.
 
         Raises
         ------
         TypeError
-            If `obj` is not a numpy array or scalar.
+            If `obj` is neither an array nor a table.
         HeavyZoneFullError, UnsupportedDtypeError
             As for :meth:`alloc`.
         """
-        tensor.check_name(name)
-        source = tensor.check_array(name, obj)
-        made = tensor.copy_in(self._budget.create_output, name, source)
-        view = view_segment(self._keep(name, made))
-        view.flags.writeable = False
-        return view
+        create = self._budget.create_output, self._budget.create_table_output
+        made = self._keep(name, incoming.copy_in(*create, name, obj, views=views))
+        self._put.add(made)
+        return self._view(made)
 
-    def __getitem__(self, name: str) -> ShmArray:
+    def __getitem__(self, name: str) -> Any:
         """Return output `name` of this task, or the entry of that name.
 
         Raises
@@ -113,7 +117,7 @@ class TaskHeavy(HeavyView):
             If there is neither.
         """
         made = self._outputs.get(name)
-        return super().__getitem__(name) if made is None else view_segment(made)
+        return super().__getitem__(name) if made is None else self._view(made)
 
     def __iter__(self) -> Iterator[str]:
         return iter({**dict.fromkeys(self._entries), **dict.fromkeys(self._outputs)})
@@ -123,6 +127,13 @@ class TaskHeavy(HeavyView):
 
     def __contains__(self, name: object) -> bool:
         return name in self._outputs or name in self._entries
+
+    def _view(self, made: Output) -> Any:
+        if made.kind != "tensor":
+            return view_arrow(made)
+        view = view_segment(made)
+        view.flags.writeable = made not in self._put
+        return view
 
     def _keep(self, name: str, made: Output) -> Output:
         self._outputs[name] = made
@@ -136,8 +147,15 @@ class TaskHeavy(HeavyView):
         if not self._made or not array.size or array.dtype.hasobject:
             return None
         first, low, high = extent(array)
+        made = self.holder(low, high - low)
+        if made is None:
+            return None
+        offset = first - made.address
+        return made, (made.key, offset, array.shape, array.strides, array.dtype)
+
+    def holder(self, address: int, nbytes: int) -> Output | None:
+        """Return the output that holds all of these bytes."""
         for made in self._made:
-            start = made.address
-            if start <= low and high <= start + made.length_bytes:
-                return made, (made.key, first - start, array.shape, array.strides, array.dtype)
+            if made.address <= address and address + nbytes <= made.address + made.length_bytes:
+                return made
         return None

@@ -2,12 +2,13 @@
 
 Pickle's protocol 5 hands out of band what offers it. This room makes those offer it that do not:
 datetime64 and structured arrays, strided ones, subclasses, masked arrays, Polars frames, Arrow data
-that is a small part of its buffers, and PyTorch's tensors. Each reducer returns what ``__reduce_ex__`` would, or None
-to leave the value to its own pickling.
+that is a small part of its buffers, and PyTorch's tensors. Each reducer returns what
+``__reduce_ex__`` would, or None to leave the value to its own pickling.
 """
 
 from __future__ import annotations
 
+import copyreg
 import sys
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING, Any
@@ -90,16 +91,25 @@ def _load_masked(data: Array, mask: Array | None, state: dict[str, Any]) -> Arra
 # --- Arrow, Polars and PyTorch -----------------------------------------------------------------
 
 
-def reduce_other(value: object) -> Reduced | None:
-    """Reduce a Polars frame or series, a tensor, or Arrow data that shows a part of its buffers.
+def reduce_other(value: object, lies_in_segment: Callable[[int, int], bool]) -> Reduced | None:
+    """Reduce a Polars frame or series, pandas' Arrow data, a tensor, or a part of Arrow data.
 
     A library that is not loaded has no values to reduce, so none is imported here.
+
+    Parameters
+    ----------
+    value : object
+        Any value.
+    lies_in_segment : callable
+        Whether bytes at an address travel by handle, given their number.
     """
     library = type(value).__module__.partition(".")[0]
     if library == "polars":
         return _reduce_polars(value)
     if library == "pyarrow":
-        return _reduce_arrow(value)
+        return _reduce_arrow(value, lies_in_segment)
+    if library == "pandas":
+        return _reduce_pandas(value)
     if library == "torch":
         return _reduce_torch(value)
     return None
@@ -127,7 +137,7 @@ def _load_polars(table: Any, single: bool) -> Any:  # noqa: FBT001 - an argument
     return frame.to_series() if single else frame
 
 
-def _reduce_arrow(value: Any) -> Reduced | None:
+def _reduce_arrow(value: Any, lies_in_segment: Callable[[int, int], bool]) -> Reduced | None:
     pa = sys.modules["pyarrow"]
 
     if not isinstance(value, pa.Array | pa.ChunkedArray | pa.RecordBatch | pa.Table):
@@ -135,12 +145,35 @@ def _reduce_arrow(value: Any) -> Reduced | None:
     held = value.get_total_buffer_size()
     if held < OUT_OF_BAND_BYTES or 2 * value.nbytes >= held:
         return None
+    buffer = _first_buffer(value)
+    if buffer is not None and lies_in_segment(buffer.address, buffer.size):
+        return None
     # pyarrow pickles whole buffers, however little of them a slice shows; its IPC writes the slice.
     table = value if isinstance(value, pa.Table) else _to_table(pa, value)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return _load_arrow, (type(value).__name__, PickleBuffer(sink.getvalue()))
+
+
+def _first_buffer(value: Any) -> Any:
+    """Return a buffer of the value: others that it shows are taken to lie where this one does."""
+    columns = value.columns if hasattr(value, "columns") else [value]
+    for column in columns:
+        for chunk in column.chunks if hasattr(column, "chunks") else [column]:
+            for buffer in chunk.buffers():
+                if buffer is not None and buffer.size:
+                    return buffer
+    return None
+
+
+def _reduce_pandas(value: Any) -> Reduced | None:
+    kind = sys.modules["pandas"].arrays.ArrowExtensionArray
+    chunks = value.__dict__.get("_pa_array") if isinstance(value, kind) else None
+    if chunks is None or chunks.num_chunks < 2:  # noqa: PLR2004 - its own pickling would join them
+        return None
+    state = {**value.__dict__, "_pa_array": chunks.chunks, "_cache": {}}
+    return copyreg.__newobj__, (type(value),), state  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _to_table(pa: Any, value: Any) -> Any:
@@ -184,7 +217,7 @@ def _reduce_torch(value: Any) -> Reduced | None:
 
 
 def _load_torch(array: Array, dtype: Any, requires_grad: bool, kind: Any) -> Any:  # noqa: FBT001 - an argument in a pickle
-    import torch  # noqa: PLC0415 - only who sends tensors needs it
+    import torch  # noqa: PLC0415  # pyright: ignore[reportMissingImports] - only who has it
 
     tensor: Any = torch.from_numpy(array)
     if tensor.dtype is not dtype:

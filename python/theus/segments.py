@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from theus import _theus
-from theus.array import ShmArray, view_segment
+from theus.entry import view_entry
 from theus.errors import SegmentNotFoundError
 
 __all__ = ["SessionInfo", "open_segment", "sessions", "sweep"]
@@ -34,7 +35,7 @@ class SessionInfo:
     nbytes: int
 
 
-def open_segment(path_or_name: str | os.PathLike[str]) -> ShmArray:
+def open_segment(path_or_name: str | os.PathLike[str]) -> Any:
     """Open a published entry read-only, from any process.
 
     Parameters
@@ -44,7 +45,7 @@ def open_segment(path_or_name: str | os.PathLike[str]) -> ShmArray:
 
     Returns
     -------
-    ShmArray
+    ShmArray, pyarrow.Table, pyarrow.Array or pyarrow.ChunkedArray
         A read-only view, valid for as long as it is held.
 
     Raises
@@ -59,10 +60,10 @@ def open_segment(path_or_name: str | os.PathLike[str]) -> ShmArray:
     if session and slash and not name.startswith("."):
         for entry, segment, _, _ in _theus.catalog(session)[1]:
             if entry == key:
-                return view_segment(_theus.open_segment(segment))
+                return view_entry(_theus.open_segment(segment), None, None)
         msg = f"session {session} has no published entry {key!r}"
         raise SegmentNotFoundError(msg)
-    return view_segment(_theus.open_segment(name))
+    return view_entry(_theus.open_segment(name), None, None)
 
 
 def sessions() -> list[SessionInfo]:

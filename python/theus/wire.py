@@ -18,15 +18,17 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import numpy as np
 
-from theus._theus import Transient
+from theus import _theus
+from theus._theus import Output, Transient
 from theus.array import Handle, ShmArray, attach_segment, handle_of, view_handle
 from theus.errors import HeavyZoneFullError, UnpicklableError
 from theus.reducers import OUT_OF_BAND_BYTES, reduce_array, reduce_other
+from theus.table import TablePart, find_part, view_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from theus._theus import Output, Segment
+    from theus._theus import Segment
     from theus.outputs import TaskHeavy
 
 __all__ = ["PROTOCOL", "Message", "Pins", "dumps", "loads"]
@@ -36,6 +38,7 @@ PROTOCOL = 5
 _NUMBERS = frozenset({int, float, bool, type(None)})
 _TEXTS = frozenset({str, bytes})
 _SMALL_BYTES = 1024
+_HANDLE_BYTES = 256  # a smaller buffer is as cheap as its handle
 _FEW = 60
 _PIECE_BYTES = 1 << 20
 
@@ -124,7 +127,7 @@ class _Pickler(cloudpickle.Pickler):
                 name = obj.__name__ if isinstance(obj, ModuleType) else obj.__module__
                 self._modules.add(name)
         else:
-            reduced = reduce_other(obj)
+            reduced = self._reduce_arrow(obj) or reduce_other(obj, self._lies_in_segment)
             if reduced is not None:
                 return reduced
         return super().reducer_override(obj)
@@ -137,7 +140,8 @@ class _Pickler(cloudpickle.Pickler):
         if pin is None:
             found = None if self._made is None else self._made.locate(array)
             if found is not None:
-                return self._reduce_view(array, self._number(*found))
+                output, place = found
+                return self._reduce_view(array, (self._number(output), *place[1:]))
             plain = array.view(np.ndarray) if isinstance(array, ShmArray) else array
             reduced = reduce_array(plain, self._room_for)
             if reduced is not None:
@@ -153,11 +157,47 @@ class _Pickler(cloudpickle.Pickler):
         state = getattr(array, "__dict__", None)
         return _load_as, (handle, kind, state) if state else (handle, kind)
 
-    def _number(self, output: Output, handle: Handle) -> Handle:
-        """Return the handle with the output's number in this message for a name."""
+    # --- Arrow data in segments ---
+
+    def _reduce_arrow(self, value: Any) -> Any:
+        """Reduce a part of a segment's table, or a buffer in a segment, to a handle."""
+        if type(value).__module__.partition(".")[0] != "pyarrow":
+            return None
+        part = find_part(value, self._hold)
+        if part is not None:
+            held, part, schema = part
+            return _load_part, (self._name(held), part, schema)
+        if type(value).__name__ != "Buffer" or value.size < _HANDLE_BYTES:
+            return None
+        held = self._hold(value.address, value.size)
+        if held is None:
+            return None
+        offset = value.address - held.buffer().address
+        return _load_buffer, (self._name(held), offset, value.size)
+
+    def _hold(self, address: int, nbytes: int) -> Segment | Output | None:
+        """Return what holds all of these bytes, if it can be promised to the receiver."""
+        found = _theus.locate(address, nbytes)
+        pin: Any = None if found is None else self._pin(found[0])
+        if pin is None and self._made is not None:
+            return self._made.holder(address, nbytes)
+        return pin
+
+    def _lies_in_segment(self, address: int, nbytes: int) -> bool:
+        return self._hold(address, nbytes) is not None
+
+    def _name(self, held: Segment | Output) -> str:
+        """Return how the message refers to it, which keeps it."""
+        if isinstance(held, Output):
+            return self._number(held)
+        self.pins.append(held)
+        return held.name
+
+    def _number(self, output: Output) -> str:
+        """Return what stands for the output's name, which it gets only when its owner has it."""
         if output not in self.outputs:
             self.outputs.append(output)
-        return (f"{_OUTPUT}{self.outputs.index(output)}", *handle[1:])
+        return f"{_OUTPUT}{self.outputs.index(output)}"
 
     def _room_for(self, source: np.ndarray[Any, Any]) -> pickle.PickleBuffer:
         # Memory that is never touched stands for the bytes until they have their place.
@@ -184,6 +224,20 @@ def _load_as(
     if state:
         array.__dict__.update(state)
     return array
+
+
+def _load_part(name: str, part: TablePart, schema: Any) -> Any:
+    table = view_part(_find(name), part)
+    if schema is None:
+        return table
+    return type(table).from_arrays(table.columns, schema=schema)
+
+
+def _load_buffer(name: str, offset: int, nbytes: int) -> Any:
+    import pyarrow as pa  # noqa: PLC0415 - only who has such data needs it
+
+    held = _find(name).buffer()
+    return pa.foreign_buffer(held.address + offset, nbytes, base=held)
 
 
 _OUTPUT = "output:"

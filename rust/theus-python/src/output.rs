@@ -68,7 +68,7 @@ impl Budget {
 
     /// Write a table or array of anything with the Arrow C data interface, with one copy.
     #[pyo3(signature = (key, source, *, as_array = false, views = false, streamed = false))]
-    fn put_table(
+    fn create_table_output(
         &self,
         py: Python<'_>,
         key: &str,
@@ -94,6 +94,13 @@ impl Output {
     #[getter]
     fn key(&self) -> &str {
         self.0.spec().key()
+    }
+
+    /// Whoever has its bytes keeps it.
+    #[getter]
+    #[expect(clippy::unused_self, reason = "as segments have it")]
+    fn kept_by_views(&self) -> bool {
+        true
     }
 
     #[getter]

@@ -45,6 +45,12 @@ impl Segment {
         self.inner.name().to_string()
     }
 
+    /// Whether whoever has its bytes keeps its name.
+    #[getter(kept_by_views)]
+    fn is_kept_by_views(&self) -> bool {
+        self.kept_by_views
+    }
+
     #[getter]
     fn number(&self) -> u64 {
         self.inner.name().number
