@@ -10,14 +10,14 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from theus.errors import CopyRequiredError
 
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["CopyRecord", "copy_report", "note", "note_extra", "refuse", "zero_copy"]
+__all__ = ["CopyRecord", "copy_report", "note", "spend", "zero_copy"]
 
 _KEPT = 10_000
 
@@ -119,18 +119,19 @@ def note(what: str, column: str | None, nbytes: int, reason: str) -> None:
             watch.append(record)
 
 
-def refuse(what: str, nbytes: int, reason: str) -> None:
-    """Raise CopyRequiredError if copies that nobody asked for are forbidden here."""
+def spend(what: str, column: str | None, nbytes: int, reason: str) -> None:
+    """Enter a copy that nobody asked for into the report, or refuse it where that is forbidden.
+
+    Raises
+    ------
+    CopyRequiredError
+        Inside ``zero_copy(strict=True)``.
+    """
     if _strict.get():
+        where = what if column is None else f"{what}, column {column!r}"
         msg = (
-            f"{what}: {nbytes} bytes would have to be copied, as {reason}, and "
+            f"{where}: {nbytes} bytes would have to be copied, as {reason}, and "
             "zero_copy(strict=True) forbids it. Put the data into the heavy zone first"
         )
         raise CopyRequiredError(msg)
-
-
-def note_extra(what: str, made: Any) -> None:
-    """Enter what writing a table had to copy besides, or refuse it."""
-    for column, nbytes, reason in made.extra_copies:
-        refuse(f"{what}, column {column!r}", nbytes, reason)
-        note(what, column, nbytes, reason)
+    note(what, column, nbytes, reason)

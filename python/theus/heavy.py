@@ -12,7 +12,7 @@ from weakref import ref
 
 import numpy as np
 
-from theus import _theus, array, incoming, tensor
+from theus import _theus, array, copies, incoming, tensor
 from theus.array import ShmArray, handle_of, view_segment
 from theus.entry import Entry, FrameViews, find_entry
 from theus.table import find_part, is_whole
@@ -374,10 +374,10 @@ class HeavyZone(FrameViews):
         self._watched[number] = ref(segment, gone)
         array.attached[segment.name] = segment
 
-    def _copy_in(self, name: str, obj: object, *, views: bool = False) -> Segment:
+    def _copy_in(self, name: str, obj: object, **how: bool) -> Segment:
         session = self._session
         create = session.create_tensor, session.create_table
-        segment: Segment = incoming.copy_in(*create, name, obj, views=views)
+        segment: Segment = incoming.copy_in(*create, name, obj, **how)
         self._watch(segment)
         return segment
 
@@ -400,6 +400,8 @@ class HeavyZone(FrameViews):
         segment = entry.segment
         if not segment.published:
             self._session.publish(segment)
+            if segment.copied_at_publication:
+                copies.note(entry.name, None, segment.length_bytes, "this process forked meanwhile")
         for name, draft in list(self._drafts.items()):
             if draft.entry.segment is segment:
                 written = draft.array()
@@ -427,7 +429,7 @@ class HeavyZone(FrameViews):
                 return Entry(key, segment, handle)
         elif (entry := self._table_entry(key, value)) is not None:
             return entry
-        return Entry(key, self._copy_in(key, value))
+        return Entry(key, self._copy_in(key, value, asked=False))
 
     def _table_entry(self, key: str, value: Any) -> Entry | None:
         """Return the entry that a table is, or the view of one that it is."""

@@ -43,8 +43,11 @@ def copy_in(
     obj: object,
     *,
     views: bool = False,
+    asked: bool = True,
 ) -> Any:
     """Return what one of the two makes for `obj`, with one copy of its data.
+
+    `asked` says whether a person has asked for this very copy.
 
     Raises
     ------
@@ -65,8 +68,10 @@ def copy_in(
             views=views,
             streamed=source.streamed,
         )
-        copies.note_extra(name, made)
-    copies.note(name, None, made.length_bytes, "it was put")
+        for column, nbytes, reason in made.extra_copies:
+            copies.spend(name, column, nbytes, reason)
+    note = copies.note if asked else copies.spend
+    note(name, None, made.length_bytes, "it was put" if asked else "it is no entry yet")
     return made
 
 
@@ -110,5 +115,5 @@ def _pandas_to_arrow(name: str, obj: Any) -> Any:
         raise TypeError(msg)
     taken = pa.total_allocated_bytes() - before
     if taken > 0:
-        copies.note(name, None, taken, "pandas has values that Arrow keeps otherwise")
+        copies.spend(name, None, taken, "pandas has values that Arrow keeps otherwise")
     return table

@@ -139,7 +139,9 @@ def _load_polars(table: Any, single: bool) -> Any:  # noqa: FBT001 - an argument
 
 def _reduce_arrow(value: Any, lies_in_segment: Callable[[int, int], bool]) -> Reduced | None:
     pa = sys.modules["pyarrow"]
-
+    if isinstance(value, pa.MapType) and value.keys_sorted:
+        # Its own pickling forgets that the keys are sorted.
+        return pa.map_, (value.key_field, value.item_field, True)
     if not isinstance(value, pa.Array | pa.ChunkedArray | pa.RecordBatch | pa.Table):
         return None
     held = value.get_total_buffer_size()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 import numpy as np
 
-from theus import _theus
+from theus import _theus, copies
 from theus._theus import Output, Transient
 from theus.array import Handle, ShmArray, attach_segment, handle_of, view_handle
 from theus.errors import HeavyZoneFullError, UnpicklableError
@@ -326,6 +326,8 @@ def _fill(pickle_chunks: list[bytes | memoryview], pickler: _Pickler, label: str
         raw if source is None else raw.nbytes
         for raw, source in zip(pickler.buffers, strided, strict=True)
     ]
+    nbytes = sum(map(len, pickle_chunks)) + sum(raw.nbytes for raw in pickler.buffers)
+    copies.spend(label, None, nbytes, "it is a large value outside the heavy zone")
     parts = Transient.create(pickle_chunks, buffers, label)
     for (offset, _), source in zip(parts.parts[1:], strided, strict=True):
         if source is not None:
