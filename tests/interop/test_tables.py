@@ -36,7 +36,7 @@ def nothing_left():
 
 
 def look(ctx, name):
-    import arrow_samples  # which registers the extension type
+    import arrow_samples  # noqa: PLC0415 - which registers the extension type
 
     assert arrow_samples
     return ctx.heavy[name]
@@ -169,6 +169,19 @@ def test_slices_do_not_drag_their_parents_along(zone):
         found = zone.heavy.put("slice", big.slice(500_000, 10), views=views)
         assert found.to_pylist() == big.slice(500_000, 10).to_pylist()
         assert os.path.getsize(zone.heavy.path("slice")) < 8192
+
+
+def test_offsets_inside_offsets(zone):
+    inner = pa.StructArray.from_arrays([pa.array(range(100)).slice(5, 90)], ["n"]).slice(7, 80)
+    either = pa.UnionArray.from_sparse(pa.array([0, 0, 0, 0] * 20, pa.int8()), [inner])
+    given = {
+        "struct": pa.StructArray.from_arrays([inner], ["inner"]).slice(3, 20),
+        "fixed": pa.FixedSizeListArray.from_arrays(inner, 2).slice(3, 20),
+        "union": either.slice(3, 20),
+        "list of unions": pa.ListArray.from_arrays([0, 10, 80], either).slice(1, 1),
+    }
+    for array in given.values():
+        assert zone.heavy.put("array", array).to_pylist() == array.to_pylist()
 
 
 def test_readers_are_streamed(zone):

@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 mod buffer;
+mod c_data;
 mod channel;
 mod control;
 mod error;

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use pyo3_arrow::input::AnyArray;
 use theus::SessionId;
 use theus::layout::table::ExtraCopy;
 
 use crate::buffer::Buffer;
+use crate::c_data::Arrays;
 use crate::error::{to_py, without_gil};
 use crate::fd::take_over;
 use crate::payload::Payload;
@@ -72,12 +72,12 @@ impl Budget {
         &self,
         py: Python<'_>,
         key: &str,
-        source: AnyArray,
+        source: Arrays,
         as_array: bool,
         views: bool,
         streamed: bool,
     ) -> PyResult<Output> {
-        let table = new_table(key, source, as_array, views, streamed)?;
+        let table = new_table(key, source, as_array, views, streamed);
         without_gil(py, || {
             theus::Output::put(&self.session, table, &self.budget)
         })

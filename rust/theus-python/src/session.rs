@@ -4,11 +4,11 @@ use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyArray;
 use theus::dispatch::Kind;
 use theus::layout::tensor::{ElementType, Order, TensorSpec};
 use theus::{Backend, Config, SessionId};
 
+use crate::c_data::Arrays;
 use crate::channel::Channel;
 use crate::error::{to_py, without_gil};
 use crate::payload::Payload;
@@ -91,12 +91,12 @@ impl Session {
         &self,
         py: Python<'_>,
         key: &str,
-        source: AnyArray,
+        source: Arrays,
         as_array: bool,
         views: bool,
         streamed: bool,
     ) -> PyResult<Segment> {
-        let table = new_table(key, source, as_array, views, streamed)?;
+        let table = new_table(key, source, as_array, views, streamed);
         without_gil(py, || self.0.create_table(table)).map(Segment::new)
     }
 

@@ -7,24 +7,23 @@ use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3_arrow::ffi::ArrayReader;
-use pyo3_arrow::input::AnyArray;
 use theus::NewTable;
 use theus::layout::table::{TableKind, TableOptions, TableSpec};
+
+use crate::c_data::Arrays;
 
 const HOLD_BYTES: usize = 64 << 20;
 
 /// The table that `source` is: one of structs is a table of their fields, unless it is to be an array.
 pub(crate) fn new_table(
     key: &str,
-    source: AnyArray,
+    source: Arrays,
     as_array: bool,
     views: bool,
     streamed: bool,
-) -> PyResult<NewTable<'static>> {
-    let single = matches!(source, AnyArray::Array(_));
-    let reader = source.into_reader()?;
-    let field = reader.field();
+) -> NewTable<'static> {
+    let single = source.is_single();
+    let field = Arc::clone(&source.field);
     let (kind, schema) = match field.data_type() {
         DataType::Struct(fields) if !as_array => {
             let schema = Schema::new(fields.clone()).with_metadata(field.metadata().clone());
@@ -34,11 +33,11 @@ pub(crate) fn new_table(
         _ => (TableKind::ChunkedArray, one_column(&field)),
     };
     let batches = Batches {
-        reader,
+        arrays: source,
         schema: Arc::clone(&schema),
         kind,
     };
-    Ok(NewTable {
+    NewTable {
         spec: TableSpec {
             key: key.to_owned(),
             kind,
@@ -47,7 +46,7 @@ pub(crate) fn new_table(
         batches: Box::new(batches),
         options: TableOptions { views },
         hold: if streamed { HOLD_BYTES } else { usize::MAX },
-    })
+    }
 }
 
 fn one_column(field: &FieldRef) -> SchemaRef {
@@ -55,7 +54,7 @@ fn one_column(field: &FieldRef) -> SchemaRef {
 }
 
 struct Batches {
-    reader: Box<dyn ArrayReader + Send>,
+    arrays: Arrays,
     schema: SchemaRef,
     kind: TableKind,
 }
@@ -79,7 +78,7 @@ impl Iterator for Batches {
     type Item = Result<RecordBatch, ArrowError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let array = self.reader.next()?;
+        let array = self.arrays.next()?;
         Some(array.and_then(|array| self.batch(array)))
     }
 }

@@ -1,5 +1,7 @@
 //! New segments with their content: space reserved, header written, bytes copied once.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -95,8 +97,16 @@ impl NewTable<'_> {
         name: &SegmentName,
         budget: &Budget,
     ) -> Result<Filled> {
-        let writer = TableWriter::new(self.spec, &self.schema, self.options)?;
-        table(backend, name, writer, self.batches, self.hold, budget)
+        let key = self.spec.key.clone();
+        let write = move || {
+            let writer = TableWriter::new(self.spec, &self.schema, self.options)?;
+            table(backend, name, writer, self.batches, self.hold, budget)
+        };
+        // Arrow's own code panics at some arrays that break its rules.
+        catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| {
+            let reason = "Arrow's code gave up on it: is the data valid?".to_owned();
+            Err(Error::Table { key, reason })
+        })
     }
 }
 

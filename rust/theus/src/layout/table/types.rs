@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, UnionFields, UnionMode};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, UnionFields};
 
 use super::TableOptions;
 
@@ -64,7 +64,7 @@ pub(super) fn needs_preparing(data_type: &DataType) -> bool {
             | DataType::BinaryView
             | DataType::ListView(_)
             | DataType::LargeListView(_)
-            | DataType::Union(_, UnionMode::Dense)
+            | DataType::Union(..)
             | DataType::RunEndEncoded(..)
     );
     let inside = |field: &FieldRef| needs_preparing(field.data_type());
