@@ -61,7 +61,7 @@ class Maker:
     def mask(self, rows):
         return pa.array(self.random.random(rows) < 0.3)
 
-    def whole(self, kind, rows):
+    def whole(self, kind, rows):  # noqa: C901, PLR0911 - a case for each form
         form, inside = kind
         match form:
             case "leaf":
