@@ -82,6 +82,9 @@ class Session:
         binary views stay such with ``views``. With ``streamed`` batches are written as they come.
         """
 
+    def alloc_table(self, key: str, schema: object, rows: int) -> Segment:
+        """Lay out a table of zeros, to be filled in place; publication counts its nulls."""
+
     def publish(self, segment: Segment) -> None:
         """Seal ``segment`` and link its name. Idempotent."""
 
@@ -118,6 +121,13 @@ class Segment:
     @property
     def kind(self) -> str:
         """One of "tensor", "table", "array" and "chunked_array"."""
+
+    @property
+    def blanks(self) -> list[tuple[tuple[int, int] | None, tuple[int, int]]]:
+        """Where the columns lie of a table that is filled in place.
+
+        For each, the (offset, bytes) of its bitmap, if it has one, and of its values.
+        """
 
     @property
     def kept_by_views(self) -> bool:
@@ -245,6 +255,9 @@ class Budget:
     ) -> Output:
         """As :meth:`Session.create_table`."""
 
+    def alloc_table_output(self, key: str, schema: object, rows: int) -> Output:
+        """As :meth:`Session.alloc_table`."""
+
 @final
 class Output:
     """An entry without a name that a task makes for its result."""
@@ -252,6 +265,13 @@ class Output:
     @property
     def kind(self) -> str:
         """One of "tensor", "table", "array" and "chunked_array"."""
+
+    @property
+    def blanks(self) -> list[tuple[tuple[int, int] | None, tuple[int, int]]]:
+        """As of segments."""
+
+    def complete(self) -> None:
+        """Enter the numbers of nulls of a table that was filled in place."""
 
     @property
     def kept_by_views(self) -> bool:

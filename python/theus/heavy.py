@@ -15,6 +15,7 @@ import numpy as np
 from theus import _theus, array, copies, incoming, tensor
 from theus.array import ShmArray, handle_of, view_segment
 from theus.entry import Entry, FrameViews, find_entry
+from theus.filling import TableDraft, check_schema
 from theus.table import find_part, is_whole
 
 if TYPE_CHECKING:
@@ -44,21 +45,30 @@ class HeavyStats(TypedDict):
 
 
 class _Draft:
-    """An allocated entry that is still being written, and the array that was handed out."""
+    """An allocated entry that is still being written, and what was handed out to write it."""
 
-    __slots__ = ("address", "array", "entry")
+    __slots__ = ("_array", "address", "entry", "table")
 
-    def __init__(self, entry: Entry, written: ShmArray) -> None:
+    def __init__(self, entry: Entry, written: ShmArray | TableDraft) -> None:
         self.entry = entry
-        self.array = ref(written)
+        self.table = written if isinstance(written, TableDraft) else None
+        self._array = None if isinstance(written, TableDraft) else ref(written)
         self.address = entry.segment.buffer().address
 
-    def view(self) -> ShmArray:
-        held = self.array()
+    def view(self) -> ShmArray | TableDraft:
+        if self.table is not None:
+            return self.table
+        held = self._array and self._array()
         if held is None:
             held = view_segment(self.entry.segment)
-            self.array = ref(held)
+            self._array = ref(held)
         return held
+
+    def close(self) -> None:
+        """Let the array that was handed out refuse writes; the segment itself is sealed."""
+        held = self._array and self._array()
+        if held is not None:
+            held.flags.writeable = False
 
     def holds(self, low: int) -> bool:
         return self.address <= low < self.address + self.entry.segment.length_bytes
@@ -146,6 +156,41 @@ class HeavyZone(FrameViews):
             else:
                 self._drafts[name] = _Draft(entry, written)
         return written
+
+    def alloc_table(self, name: str, schema: Any, num_rows: int) -> TableDraft:
+        """Lay out a table of fixed-width columns, to be filled in place.
+
+        Parameters
+        ----------
+        name : str
+            The entry's name. An existing entry of that name is replaced when this one is published.
+        schema : pyarrow.Schema, or anything with ``__arrow_c_schema__``
+            Of numbers, bools, dates and times, decimals, fixed-size binaries, and fixed-size lists
+            of these. A field that is not nullable gets no bitmap, and can have no nulls.
+        num_rows : int
+            How many rows.
+
+        Returns
+        -------
+        TableDraft
+            All values are zero, and there. ``draft[column]`` is a column's memory, ``draft.set``
+            takes values of its type and nulls, ``draft.seal()`` publishes.
+
+        Raises
+        ------
+        HeavyZoneFullError
+            If the space cannot be reserved; nothing is left behind.
+        ValueError
+            If a column has no fixed width, or two have one name.
+        """
+        schema = check_schema(name, schema, num_rows)
+        segment = self._session.alloc_table(name, schema, num_rows)
+        self._watch(segment)
+        entry = Entry(name, segment)
+        table = TableDraft(name, schema, num_rows, segment, lambda: self.seal(name))
+        with self._store.lock:
+            self._drafts[name] = _Draft(entry, table)
+        return table
 
     @overload
     def put(self, name: str, obj: np.ndarray[Any, Any] | np.generic) -> ShmArray: ...
@@ -404,32 +449,46 @@ class HeavyZone(FrameViews):
                 copies.note(entry.name, None, segment.length_bytes, "this process forked meanwhile")
         for name, draft in list(self._drafts.items()):
             if draft.entry.segment is segment:
-                written = draft.array()
-                if written is not None:
-                    written.flags.writeable = False
+                draft.close()
                 del self._drafts[name]
 
     def _entry_of(self, key: str, value: Any) -> Entry:
         """Return the entry that `value` is, the view of one that it is, or plain data put anew."""
         if isinstance(value, np.ndarray):
-            draft = self._draft_of(value)
-            if draft is not None:
-                if _same(value, draft.view()):
-                    return draft.entry
-                segment = draft.entry.segment
-                offset = value.__array_interface__["data"][0] - draft.address
-                part = (segment.name, offset, value.shape, value.strides, value.dtype)
-                return Entry(key, segment, part)
-            handle = handle_of(value)
-            segment = None if handle is None else self.pin(handle[0])
-            if handle is not None and segment is not None:
-                for entry in self._store.current.entries.values():
-                    if entry.segment is segment and _same(value, entry.view(), moved=True):
-                        return entry
-                return Entry(key, segment, handle)
-        elif (entry := self._table_entry(key, value)) is not None:
-            return entry
-        return Entry(key, self._copy_in(key, value, asked=False))
+            entry = self._array_entry(key, value)
+        elif isinstance(value, TableDraft):
+            entry = self._drafted_entry(value)
+        else:
+            entry = self._table_entry(key, value)
+        return entry or Entry(key, self._copy_in(key, value, asked=False))
+
+    def _array_entry(self, key: str, value: Array) -> Entry | None:
+        """Return the entry that an array is, or the view of one that it is."""
+        draft = self._draft_of(value)
+        if draft is not None:
+            whole = draft.view()
+            if isinstance(whole, ShmArray) and _same(value, whole):
+                return draft.entry
+            segment = draft.entry.segment
+            offset = value.__array_interface__["data"][0] - draft.address
+            part = (segment.name, offset, value.shape, value.strides, value.dtype)
+            return Entry(key, segment, part)
+        handle = handle_of(value)
+        segment = None if handle is None else self.pin(handle[0])
+        if handle is None or segment is None:
+            return None
+        for entry in self._store.current.entries.values():
+            whole = entry.view() if entry.segment is segment else None
+            if isinstance(whole, ShmArray) and _same(value, whole, moved=True):
+                return entry
+        return Entry(key, segment, handle)
+
+    def _drafted_entry(self, table: TableDraft) -> Entry:
+        """Return the entry that a table being filled is, or has become."""
+        for draft in self._drafts.values():
+            if draft.table is table:
+                return draft.entry
+        return find_entry(self._store.current.entries, table.name)
 
     def _table_entry(self, key: str, value: Any) -> Entry | None:
         """Return the entry that a table is, or the view of one that it is."""

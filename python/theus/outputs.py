@@ -10,6 +10,7 @@ import numpy as np
 from theus import incoming, tensor
 from theus.array import Handle, ShmArray, extent, view_segment
 from theus.entry import HeavyView
+from theus.filling import TableDraft, check_schema
 from theus.table import view_arrow
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class TaskHeavy(HeavyView):
     name from this task only.
     """
 
-    __slots__ = ("_budget", "_made", "_outputs", "_put")
+    __slots__ = ("_budget", "_made", "_outputs", "_put", "_tables")
 
     def __init__(self, entries: Mapping[str, SupportsView], budget: Budget) -> None:
         super().__init__(entries)
@@ -40,6 +41,7 @@ class TaskHeavy(HeavyView):
         self._outputs: dict[str, Output] = {}
         self._made: WeakSet[Output] = WeakSet()
         self._put: WeakSet[Output] = WeakSet()
+        self._tables: dict[str, TableDraft] = {}
 
     def alloc(
         self,
@@ -76,6 +78,38 @@ class TaskHeavy(HeavyView):
         """
         made = tensor.allocate(self._budget.create_output, name, shape, dtype, order)
         return view_segment(self._keep(name, made))
+
+    def alloc_table(self, name: str, schema: Any, num_rows: int) -> TableDraft:
+        """Lay out a table of fixed-width columns, to be filled in place and returned.
+
+        Parameters
+        ----------
+        name : str
+            Its name in this task.
+        schema, num_rows
+            As for the engine's ``heavy.alloc_table``.
+
+        Returns
+        -------
+        TableDraft
+            Its ``seal()`` gives the table, which the result may refer to.
+
+        Raises
+        ------
+        HeavyZoneFullError, ValueError
+            As for the engine's ``heavy.alloc_table``.
+        """
+        schema = check_schema(name, schema, num_rows)
+        made = self._budget.alloc_table_output(name, schema, num_rows)
+
+        def seal() -> Any:
+            made.complete()
+            if self._tables.get(name) is table:
+                del self._tables[name]
+            return view_arrow(self._keep(name, made))
+
+        table = self._tables[name] = TableDraft(name, schema, num_rows, made, seal)
+        return table
 
     @overload
     def put(self, name: str, obj: np.ndarray[Any, Any] | np.generic) -> ShmArray: ...
@@ -116,17 +150,19 @@ class TaskHeavy(HeavyView):
         EntryNotFoundError
             If there is neither.
         """
+        if name in self._tables:
+            return self._tables[name]
         made = self._outputs.get(name)
         return super().__getitem__(name) if made is None else self._view(made)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**dict.fromkeys(self._entries), **dict.fromkeys(self._outputs)})
+        return iter(dict.fromkeys([*self._entries, *self._outputs, *self._tables]))
 
     def __len__(self) -> int:
-        return len(self._entries.keys() | self._outputs.keys())
+        return len(self._entries.keys() | self._outputs.keys() | self._tables.keys())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._outputs or name in self._entries
+        return name in self._outputs or name in self._tables or name in self._entries
 
     def _view(self, made: Output) -> Any:
         if made.kind != "tensor":

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use pyo3_arrow::PySchema;
 use theus::SessionId;
 use theus::layout::table::ExtraCopy;
 
@@ -19,7 +20,7 @@ use crate::error::{to_py, without_gil};
 use crate::fd::take_over;
 use crate::payload::Payload;
 use crate::session::Layout;
-use crate::table::{kind, new_table, tensor};
+use crate::table::{Span, kind, new_table, spans, table_spec, tensor};
 
 /// A worker's seat at its session's budget.
 #[pyclass(frozen, module = "theus._theus")]
@@ -83,6 +84,21 @@ impl Budget {
         })
         .map(Output)
     }
+
+    /// Lay out a table of zeros, to be filled in place.
+    fn alloc_table_output(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        schema: PySchema,
+        rows: usize,
+    ) -> PyResult<Output> {
+        let (spec, schema) = (table_spec(key), schema.into_inner());
+        without_gil(py, || {
+            theus::Output::alloc_table(&self.session, spec, &schema, rows, &self.budget)
+        })
+        .map(Output)
+    }
 }
 
 /// An entry without a name that a task makes for its result.
@@ -94,6 +110,18 @@ impl Output {
     #[getter]
     fn key(&self) -> &str {
         self.0.spec().key()
+    }
+
+    /// ((offset, bytes) of the bitmap or None, (offset, bytes) of the values) of each column of a
+    /// table that is filled in place.
+    #[getter]
+    fn blanks(&self) -> Vec<(Option<Span>, Span)> {
+        spans(self.0.blanks())
+    }
+
+    /// Enter the numbers of nulls of a table that was filled in place.
+    fn complete(&self) {
+        self.0.complete();
     }
 
     /// Whoever has its bytes keeps it.

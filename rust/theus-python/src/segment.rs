@@ -10,7 +10,7 @@ use theus::layout::table::ExtraCopy;
 
 use crate::buffer::Buffer;
 use crate::error::{to_py, without_gil};
-use crate::table::{kind, tensor};
+use crate::table::{Span, kind, spans, tensor};
 
 /// One entry's bytes, under construction or published.
 #[pyclass(frozen, weakref, module = "theus._theus")]
@@ -43,6 +43,13 @@ impl Segment {
     #[getter]
     fn name(&self) -> String {
         self.inner.name().to_string()
+    }
+
+    /// ((offset, bytes) of the bitmap or None, (offset, bytes) of the values) of each column of a
+    /// table that is filled in place.
+    #[getter]
+    fn blanks(&self) -> Vec<(Option<Span>, Span)> {
+        spans(self.inner.blanks())
     }
 
     /// Whether whoever has its bytes keeps its name.

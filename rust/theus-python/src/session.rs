@@ -4,6 +4,7 @@ use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
+use pyo3_arrow::PySchema;
 use theus::dispatch::Kind;
 use theus::layout::tensor::{ElementType, Order, TensorSpec};
 use theus::{Backend, Config, SessionId};
@@ -13,7 +14,7 @@ use crate::channel::Channel;
 use crate::error::{to_py, without_gil};
 use crate::payload::Payload;
 use crate::segment::Segment;
-use crate::table::new_table;
+use crate::table::{new_table, table_spec};
 
 /// The lifetime root: its lock file lives exactly as long as this process holds it.
 #[pyclass(frozen, module = "theus._theus")]
@@ -98,6 +99,18 @@ impl Session {
     ) -> PyResult<Segment> {
         let table = new_table(key, source, as_array, views, streamed);
         without_gil(py, || self.0.create_table(table)).map(Segment::new)
+    }
+
+    /// Lay out a table of zeros, to be filled in place.
+    fn alloc_table(
+        &self,
+        py: Python<'_>,
+        key: &str,
+        schema: PySchema,
+        rows: usize,
+    ) -> PyResult<Segment> {
+        let (spec, schema) = (table_spec(key), schema.into_inner());
+        without_gil(py, || self.0.alloc_table(spec, &schema, rows)).map(Segment::new)
     }
 
     /// A new descriptor by which a worker maps the budget, for subprocess's `pass_fds`.

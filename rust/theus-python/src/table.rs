@@ -1,5 +1,6 @@
 //! Tables from whatever speaks the Arrow C data interface.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -8,7 +9,7 @@ use arrow::error::ArrowError;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use theus::NewTable;
-use theus::layout::table::{TableKind, TableOptions, TableSpec};
+use theus::layout::table::{BlankColumn, TableKind, TableOptions, TableSpec};
 
 use crate::c_data::Arrays;
 
@@ -81,6 +82,24 @@ impl Iterator for Batches {
         let array = self.arrays.next()?;
         Some(array.and_then(|array| self.batch(array)))
     }
+}
+
+/// What a table that is filled in place is called.
+pub(crate) fn table_spec(key: &str) -> TableSpec {
+    TableSpec {
+        key: key.to_owned(),
+        kind: TableKind::Table,
+    }
+}
+
+/// A place in a segment: the offset of the first byte, and how many.
+pub(crate) type Span = (usize, usize);
+
+/// Where the columns lie of a table that is filled in place: the bitmap, and the values.
+pub(crate) fn spans(columns: &[BlankColumn]) -> Vec<(Option<Span>, Span)> {
+    let span = |range: &Range<usize>| (range.start, range.len());
+    let column = |c: &BlankColumn| (c.validity.as_ref().map(span), span(&c.values));
+    columns.iter().map(column).collect()
 }
 
 /// The tensor in a segment, for what only tensors have.

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use crate::backend::{Access, Available, Backend, Draft};
@@ -13,8 +13,9 @@ use crate::copy::{self, Source};
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::layout::Spec;
-use crate::layout::table::{ExtraCopy, TableOptions, TableSpec, TableWriter};
+use crate::layout::table::{BlankColumn, ExtraCopy, TableOptions, TableSpec, TableWriter};
 use crate::layout::tensor::TensorSpec;
+use crate::mapping::Mapping;
 
 /// A draft whose bytes count against a budget.
 #[derive(Debug)]
@@ -30,6 +31,19 @@ pub(crate) struct Content {
     pub(crate) body_offset: usize,
     /// What had to be copied besides.
     pub(crate) copies: Vec<ExtraCopy>,
+    /// The columns that are filled in place.
+    pub(crate) blanks: Vec<BlankColumn>,
+}
+
+impl Content {
+    /// Enters what is known only now that nobody will go on filling.
+    pub(crate) fn complete(&self, mapping: &Mapping) {
+        if mapping.is_writable() {
+            self.blanks
+                .iter()
+                .for_each(|column| column.complete(mapping));
+        }
+    }
 }
 
 /// Makes a tensor; its items are zero, or a parallel copy of `data`.
@@ -69,6 +83,7 @@ pub(crate) fn tensor(
         spec: Spec::Tensor(spec),
         body_offset: header.len(),
         copies: Vec::new(),
+        blanks: Vec::new(),
     };
     Ok(Filled { draft, content })
 }
@@ -127,7 +142,7 @@ fn table(
             key: key.clone(),
             reason: error.to_string(),
         })?;
-        writer.add(&batch)?;
+        writer.add(&batch).map_err(|error| of_entry(error, &key))?;
         if writer.length() - written >= hold {
             growing.reach_further(writer.length() as u64)?;
             growing.write(&mut writer)?;
@@ -141,9 +156,57 @@ fn table(
         spec: Spec::Table(writer.spec().clone()),
         body_offset: 0,
         copies: writer.take_copies(),
+        blanks: Vec::new(),
     };
     let draft = growing.take();
     Ok(Filled { draft, content })
+}
+
+/// Makes a table of `rows` zeros in columns of fixed width, to be filled in place.
+pub(crate) fn blank_table(
+    backend: Backend,
+    name: &SegmentName,
+    spec: TableSpec,
+    schema: &Schema,
+    rows: usize,
+    budget: &Budget,
+) -> Result<Filled> {
+    let key = spec.key.clone();
+    check_key(&key)?;
+    let mut writer = TableWriter::new(spec, schema, TableOptions { views: true })?;
+    let blanks = writer
+        .add_blank(rows)
+        .map_err(|error| of_entry(error, &key))?;
+    writer.finish()?;
+    let mut growing = Growing::new(backend, name, &key, Access::Sealed, budget);
+    growing.reach(writer.length() as u64)?;
+    growing.write(&mut writer)?;
+    let content = Content {
+        spec: Spec::Table(writer.spec().clone()),
+        body_offset: 0,
+        copies: Vec::new(),
+        blanks,
+    };
+    let draft = growing.take();
+    Ok(Filled { draft, content })
+}
+
+/// The error with the entry's name, where the planning of a buffer could not give it.
+fn of_entry(error: Error, entry: &str) -> Error {
+    match error {
+        Error::HeavyZoneFull {
+            requested,
+            available,
+            limit,
+            ..
+        } => Error::HeavyZoneFull {
+            key: entry.to_owned(),
+            requested,
+            available,
+            limit,
+        },
+        other => other,
+    }
 }
 
 /// A draft that may grow; what it has reserved is returned unless it is taken.

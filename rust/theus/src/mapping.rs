@@ -107,10 +107,11 @@ impl Mapping {
         Ok(Self::new(Memory::Mapped(memory.into()), true))
     }
 
-    /// `length` zero bytes of this process alone.
+    /// `length` zero bytes of this process alone, which take memory when they are written.
     pub(crate) fn anonymous(length: usize) -> Result<Self> {
         let memory = MmapOptions::new()
             .len(length)
+            .no_reserve_swap()
             .map_anon()
             .map_err(|error| failed("mapping private memory", error))?;
         Ok(Self::new(Memory::Mapped(memory.into()), true))

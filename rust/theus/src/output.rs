@@ -6,13 +6,15 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::datatypes::Schema;
+
 use crate::backend::{Backend, Draft};
 use crate::budget::Budget;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::fill::{self, Content, Filled, NewTable};
 use crate::layout::Spec;
-use crate::layout::table::ExtraCopy;
+use crate::layout::table::{BlankColumn, ExtraCopy, TableSpec};
 use crate::layout::tensor::TensorSpec;
 use crate::mapping::Mapping;
 use crate::os;
@@ -58,6 +60,23 @@ impl Output {
         Self::new(session, make, budget)
     }
 
+    /// Lays out a table of `rows` zeros. See [`Session::alloc_table`](crate::Session::alloc_table).
+    ///
+    /// # Errors
+    /// As of [`Session::alloc_table`](crate::Session::alloc_table).
+    pub fn alloc_table(
+        session: &SessionId,
+        spec: TableSpec,
+        schema: &Schema,
+        rows: usize,
+        budget: &Arc<Budget>,
+    ) -> Result<Self> {
+        let make = |name: &SegmentName| {
+            fill::blank_table(Backend::Linux, name, spec, schema, rows, budget)
+        };
+        Self::new(session, make, budget)
+    }
+
     fn new(
         session: &SessionId,
         make: impl FnOnce(&SegmentName) -> Result<Filled>,
@@ -88,6 +107,7 @@ impl Output {
         if let Stage::Draft(draft) = &*stage {
             let length = self.length() as u64;
             let full = || Backend::Linux.full(self.spec().key(), length);
+            self.complete();
             let file = draft.hand_over()?.ok_or_else(full)?;
             *stage = Stage::Closed(Some(file));
         }
@@ -97,6 +117,17 @@ impl Output {
         file.take().ok_or_else(|| Error::HandedOver {
             key: self.spec().key().to_owned(),
         })
+    }
+
+    /// Enters what is known only when nobody goes on filling: the numbers of a table's nulls.
+    pub fn complete(&self) {
+        self.content.complete(&self.mapping);
+    }
+
+    /// The columns of a table that is filled in place.
+    #[must_use]
+    pub fn blanks(&self) -> &[BlankColumn] {
+        &self.content.blanks
     }
 
     /// The bytes, writable until they are handed over.

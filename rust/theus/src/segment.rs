@@ -11,7 +11,7 @@ use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::fill::{Content, Filled};
 use crate::layout::Spec;
-use crate::layout::table::{self, ExtraCopy};
+use crate::layout::table::{self, BlankColumn, ExtraCopy};
 use crate::layout::tensor::{body_offset, read_header};
 use crate::mapping::Mapping;
 use crate::os;
@@ -156,6 +156,7 @@ impl Segment {
             self.backend
                 .full(self.content.spec.key(), self.length as u64)
         };
+        self.content.complete(draft.mapping());
         let Published { mapping, copied } = draft.publish()?.ok_or_else(full)?;
         if let Some(reservation) = &self.reservation {
             mapping.keep(reservation.clone());
@@ -206,6 +207,12 @@ impl Segment {
     #[must_use]
     pub fn body_offset(&self) -> usize {
         self.content.body_offset
+    }
+
+    /// The columns of a table that is filled in place.
+    #[must_use]
+    pub fn blanks(&self) -> &[BlankColumn] {
+        &self.content.blanks
     }
 
     /// The copies that putting a table made besides the one into the segment.
@@ -275,13 +282,14 @@ fn read_content(mapping: &Mapping, segment: &str) -> Result<Content> {
     if length < 8 {
         return Err(invalid(format!("it has {length} bytes")));
     }
-    let copies = Vec::new();
+    let (copies, blanks) = (Vec::new(), Vec::new());
     if table::is_table(&mapping.read(0, 8)) {
         let spec = table::read_spec(mapping).map_err(invalid)?;
         return Ok(Content {
             spec: Spec::Table(spec),
             body_offset: 0,
             copies,
+            blanks,
         });
     }
     let start = body_offset(&mapping.read(0, 8), length as u64).map_err(invalid)?;
@@ -290,5 +298,6 @@ fn read_content(mapping: &Mapping, segment: &str) -> Result<Content> {
         spec: Spec::Tensor(spec),
         body_offset: start,
         copies,
+        blanks,
     })
 }

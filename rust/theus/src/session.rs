@@ -4,12 +4,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use arrow::datatypes::Schema;
+
 use crate::backend::{Backend, Lock};
 use crate::budget::Budget;
 use crate::catalog::CatalogWriter;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
-use crate::fill::{self, NewTable};
+use crate::fill::{self, Filled, NewTable};
+use crate::layout::table::TableSpec;
 use crate::layout::tensor::TensorSpec;
 use crate::mapping;
 use crate::os::{self, Fork};
@@ -123,16 +126,7 @@ impl Session {
     /// [`Error::HeavyZoneFull`], [`Error::KeyTooLong`], [`Error::LengthMismatch`],
     /// [`Error::SessionClosed`] or [`Error::Os`].
     pub fn create_tensor(&self, spec: TensorSpec, data: Option<&[u8]>) -> Result<Arc<Segment>> {
-        self.check_open()?;
-        self.keep_lock(&mut self.held())?;
-        let (backend, name) = (self.0.config.backend, self.next_name());
-        let filled = fill::tensor(backend, &name, spec, data, &self.0.budget)?;
-        let segment = Arc::new(Segment::new(backend, name, filled, &self.0.budget));
-        self.remember(&segment);
-        if segment.spec().mutable() {
-            self.publish(&segment)?;
-        }
-        Ok(segment)
+        self.make(|backend, name, budget| fill::tensor(backend, name, spec, data, budget))
     }
 
     /// Writes a table into a nameless segment, with one copy made by several threads.
@@ -141,12 +135,39 @@ impl Session {
     /// [`Error::HeavyZoneFull`], [`Error::KeyTooLong`], [`Error::Table`], [`Error::Column`],
     /// [`Error::DictionaryOverflow`], [`Error::SessionClosed`] or [`Error::Os`].
     pub fn create_table(&self, table: NewTable<'_>) -> Result<Arc<Segment>> {
+        self.make(|backend, name, budget| table.fill(backend, name, budget))
+    }
+
+    /// Lays out a table of `rows` zeros, to be filled in place through [`Segment::blanks`]: every
+    /// column has a fixed width, and nullable ones a bitmap. Publication counts the nulls.
+    ///
+    /// # Errors
+    /// [`Error::Column`] for a type without a fixed width, and those of
+    /// [`create_table`](Self::create_table).
+    pub fn alloc_table(
+        &self,
+        spec: TableSpec,
+        schema: &Schema,
+        rows: usize,
+    ) -> Result<Arc<Segment>> {
+        self.make(|backend, name, budget| {
+            fill::blank_table(backend, name, spec, schema, rows, budget)
+        })
+    }
+
+    fn make(
+        &self,
+        make: impl FnOnce(Backend, &SegmentName, &Budget) -> Result<Filled>,
+    ) -> Result<Arc<Segment>> {
         self.check_open()?;
         self.keep_lock(&mut self.held())?;
         let (backend, name) = (self.0.config.backend, self.next_name());
-        let filled = table.fill(backend, &name, &self.0.budget)?;
+        let filled = make(backend, &name, &self.0.budget)?;
         let segment = Arc::new(Segment::new(backend, name, filled, &self.0.budget));
         self.remember(&segment);
+        if segment.spec().mutable() {
+            self.publish(&segment)?;
+        }
         Ok(segment)
     }
 

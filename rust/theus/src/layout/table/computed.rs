@@ -15,7 +15,7 @@ use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowNativeType, ByteViewType, ToByteSlice};
 
 use crate::copy::{CHUNK_BYTES, Sink, Source, parts_of};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 
 /// What the stand-ins of one table stand for.
@@ -35,7 +35,12 @@ impl Computed {
         if length < size_of::<T>() {
             return Ok(Buffer::from(Vec::<T>::new()));
         }
-        let mapping = Mapping::anonymous(length)?;
+        let mapping = Mapping::anonymous(length).map_err(|_| Error::HeavyZoneFull {
+            key: "a table's buffer".to_owned(),
+            requested: length as u64,
+            available: 0,
+            limit: "the address space",
+        })?;
         mapping.write(length - size_of::<T>(), [end].to_byte_slice());
         let address = mapping.address();
         let Some(start) = NonNull::new(mapping.as_mut_ptr()) else {

@@ -14,6 +14,7 @@ use arrow_ipc::writer::{
 use arrow_ipc::{Block, FooterBuilder, MetadataVersion, root_as_message};
 use flatbuffers::FlatBufferBuilder;
 
+use super::blank::{BlankColumn, blank, places};
 use super::prepare::Preparer;
 use super::types::{encoded, stored};
 use super::{ExtraCopy, MAGIC, TableOptions, TableSpec};
@@ -21,7 +22,7 @@ use crate::copy::Source;
 use crate::error::{Error, Result};
 
 const ALIGNMENT: usize = 64;
-const PREFIX_BYTES: usize = 8;
+pub(super) const PREFIX_BYTES: usize = 8;
 const END_OF_STREAM: [u8; PREFIX_BYTES] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
 
 /// A piece of the file, and where it goes.
@@ -108,6 +109,23 @@ impl TableWriter {
         let block = self.push_message(buffers)?;
         self.batches.push(block);
         Ok(())
+    }
+
+    /// Plans a batch of zeros that is filled later; where its columns lie.
+    pub(crate) fn add_blank(&mut self, rows: usize) -> Result<Vec<BlankColumn>> {
+        let fields = self.schema.fields().iter();
+        let fields: Vec<Field> = fields.map(|field| field.as_ref().clone()).collect();
+        let computed = &mut self.preparer.computed;
+        let columns = fields.iter().map(|field| blank(field, rows, computed));
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let batch = self.batch(&self.keyed, columns, rows)?;
+        let buffers = self.encoder.encode(&batch);
+        let buffers = buffers.map_err(|error| self.refused(&error))?;
+        let metadata = buffers.get(1).cloned().unwrap_or_default();
+        let block = self.push_message(buffers)?;
+        let columns = places(&fields, &block, &metadata);
+        self.batches.push(block);
+        columns.map_err(|reason| self.refused(&ArrowError::IpcError(reason)))
     }
 
     /// Plans what comes after the last batch: the dictionaries and the footer.

@@ -18,12 +18,14 @@ use arrow_ipc::root_as_footer;
 
 use crate::mapping::Mapping;
 
+mod blank;
 mod computed;
 mod dictionary;
 mod file;
 mod prepare;
 mod types;
 
+pub use blank::BlankColumn;
 pub(crate) use file::TableWriter;
 
 /// What a table or array is called, apart from what is in it.
