@@ -113,16 +113,21 @@ impl NewTable<'_> {
         budget: &Budget,
     ) -> Result<Filled> {
         let key = self.spec.key.clone();
-        let write = move || {
+        guarded(&key, move || {
             let writer = TableWriter::new(self.spec, &self.schema, self.options)?;
             table(backend, name, writer, self.batches, self.hold, budget)
-        };
-        // Arrow's own code panics at some arrays that break its rules.
-        catch_unwind(AssertUnwindSafe(write)).unwrap_or_else(|_| {
-            let reason = "Arrow's code gave up on it: is the data valid?".to_owned();
-            Err(Error::Table { key, reason })
         })
     }
+}
+
+/// Runs what calls Arrow's code, which panics at some arrays that break its rules.
+fn guarded<T>(entry: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(Error::Table {
+            key: entry.to_owned(),
+            reason: "Arrow's code gave up on it: is the data valid?".to_owned(),
+        })
+    })
 }
 
 fn table(

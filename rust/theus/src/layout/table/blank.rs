@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{ArrayData, ArrayDataBuilder, ArrayRef, make_array};
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::datatypes::{DataType, Field};
 use arrow_ipc::{Block, FieldNode, root_as_message};
 
@@ -127,11 +127,7 @@ fn data(
     let length = width.map_or_else(|| Some(rows.div_ceil(8)), |width| rows.checked_mul(width));
     let length = length.filter(|length| isize::try_from(*length).is_ok());
     let length = length.ok_or_else(too_large)?;
-    let values = if length == 0 {
-        Buffer::from(Vec::<u64>::new())
-    } else {
-        computed.stand_in(Arc::new(Same { value: 0, length }), 0_u8)?
-    };
+    let values = computed.stand_in(Arc::new(Same { value: 0, length }), 0_u8)?;
     // SAFETY: the buffer has the length that the type takes for the rows.
     Ok(unsafe { built.add_buffer(values).build_unchecked() })
 }

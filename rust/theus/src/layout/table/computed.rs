@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use arrow::array::{Array, ByteView, GenericByteViewArray};
-use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
+use arrow::buffer::{Buffer, MutableBuffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowNativeType, ByteViewType, ToByteSlice};
 
 use crate::copy::{CHUNK_BYTES, Sink, Source, parts_of};
@@ -33,7 +33,7 @@ impl Computed {
     ) -> Result<Buffer> {
         let length = source.length();
         if length < size_of::<T>() {
-            return Ok(Buffer::from(Vec::<T>::new()));
+            return Ok(MutableBuffer::new(0).into()); // aligned for every type
         }
         let mapping = Mapping::anonymous(length).map_err(|_| Error::HeavyZoneFull {
             key: "a table's buffer".to_owned(),
