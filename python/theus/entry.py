@@ -107,7 +107,8 @@ class FrameViews(Mapping[str, Any]):
     def polars(self, name: str) -> Any:
         """Return entry `name` as a Polars frame or series over the same bytes.
 
-        Polars keeps strings as views, which it makes anew, over the same characters.
+        Polars copies strings, binaries and dictionaries, which it lays out in its own way; strings
+        that were put with ``views=True`` it takes as they lie. docs/interop.md has the table.
 
         Raises
         ------

@@ -233,6 +233,9 @@ def peak_of(work):
     return peak[0]
 
 
+@pytest.mark.skipif(
+    os.environ.get("THEUS_BACKEND") == "portable", reason="its drafts are private memory"
+)
 def test_nothing_is_encoded_into_memory_first(zone):
     rows = 8_000_000
     texts = pa.array([f"text number {n % 1000:06}" for n in range(rows // 8)])
