@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import tables
 from determinant import heavy_compute
 from frames import add_total, add_total_in_worker, orders
 from query6 import ANSWER, COLUMNS, load, part, part_of_pickled, ranges
@@ -70,14 +72,18 @@ def shape_of(ctx):
     return ctx.heavy["matrix"].shape
 
 
+def make_data(name):
+    """Generate a table of TPC-H at scale factor 1, unless it is there."""
+    if not (DATA / f"{name}.parquet").exists():
+        tool = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
+        make = [tool, "parquet", "--scale-factor=1", f"--tables={name}", f"--output-dir={DATA}"]
+        timed(f"making {name}", lambda: subprocess.run(make, check=True, capture_output=True))
+
+
 def query6(engine, pool):
     console.rule("TPC-H query 6, scale factor 1: 6 million rows of lineitem")
-    path = DATA / "lineitem.parquet"
-    if not path.exists():
-        tool = Path(sysconfig.get_path("scripts")) / "tpchgen-cli"
-        make = [tool, "parquet", "--scale-factor=1", "--tables=lineitem", f"--output-dir={DATA}"]
-        timed("making lineitem", lambda: subprocess.run(make, check=True, capture_output=True))
-    columns, _ = timed("reading four columns", lambda: load(path))
+    make_data("lineitem")
+    columns, _ = timed("reading four columns", lambda: load(DATA / "lineitem.parquet"))
     timed("into the heavy zone", lambda: [engine.heavy.put(n, c) for n, c in columns.items()])
     pieces = ranges(len(columns[COLUMNS[0]]), PARTS)
     total, ours = timed(
@@ -92,6 +98,36 @@ def query6(engine, pool):
     console.print(f"  [bold]{theirs / ours:.1f} times[/] faster than with pickled arguments")
     if total != theirs_total or abs(answer - ANSWER) > 1e-4:
         sys.exit("query 6 is wrong")
+
+
+def queries(engine, pool):
+    console.rule("TPC-H queries by DuckDB in a worker, over lineitem and orders as Arrow tables")
+    make_data("orders")
+    loaded, _ = timed("reading lineitem and orders", lambda: tables.load(DATA))
+    for name, table in loaded.items():
+        timed(f"{name} into the heavy zone", lambda n=name, t=table: engine.heavy.put(n, t))
+    for name, query in tables.QUERIES.items():
+        rows, ours = timed(
+            f"theus, {name}", lambda q=query: engine.submit(tables.ask, query=q).result()
+        )
+        if rows != tables.ANSWERS[name]:
+            sys.exit(f"{name} is wrong: {rows}")
+    label = f"ProcessPoolExecutor, {name}, pickled"
+    rows, theirs = timed(label, lambda: pool.submit(tables.ask_of_pickled, loaded, query).result())
+    if rows != tables.ANSWERS[name]:
+        sys.exit(f"{name} is wrong there: {rows}")
+    console.print(f"  [bold]{theirs / ours:.1f} times[/] faster than with pickled tables")
+    expected = float(pc.sum(loaded["orders"]["o_totalprice"]).as_py())
+    futures = [engine.submit(tables.total_by_pandas), engine.submit(tables.total_by_polars)]
+    if any(abs(future.result() / expected - 1) > 1e-9 for future in futures):
+        sys.exit("the totals of orders differ")
+    paths = tuple(engine.heavy.path(name) for name in loaded)
+    size = sum(map(os.path.getsize, paths))
+    held = tables.resident([os.getpid(), *engine.worker_pids], paths)
+    console.print(
+        f"  read by DuckDB, pandas and Polars in {engine.workers} workers: {held / size:.2f} "
+        f"copies of {size / 1e6:,.0f} MB in memory, all processes together\n"
+    )
 
 
 def frames(engine, pool):
@@ -117,6 +153,7 @@ async def main():
             await determinant(engine, pool)
             frames(engine, pool)
             query6(engine, pool)
+            queries(engine, pool)
 
 
 if __name__ == "__main__":
