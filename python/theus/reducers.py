@@ -172,8 +172,9 @@ def _first_buffer(value: Any) -> Any:
 def _reduce_pandas(value: Any) -> Reduced | None:
     kind = sys.modules["pandas"].arrays.ArrowExtensionArray
     chunks = value.__dict__.get("_pa_array") if isinstance(value, kind) else None
-    if chunks is None or chunks.num_chunks < 2:  # noqa: PLR2004 - its own pickling would join them
+    if chunks is None or not chunks.num_chunks:
         return None
+    # Its own pickling would join the chunks, which copies even a single one.
     state = {**value.__dict__, "_pa_array": chunks.chunks, "_cache": {}}
     return copyreg.__newobj__, (type(value),), state  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -32,7 +32,15 @@ def words(size):
 
 def objects(engine, size):
     entry = engine.heavy.put(f"entry {size}", floats(size))
+    columns = {"a": floats(size // 2), "b": floats(size // 2), "w": words(size)}
+    table = engine.heavy.put(f"table {size}", pa.table(columns))
     return {
+        "heavy table": table,
+        "heavy table, slice": table.slice(5, size // 64),
+        "heavy table, two columns": table.select(["w", "a"]),
+        "heavy table, one column": table.column("b"),
+        "heavy table, as a pandas frame": engine.heavy.pandas(f"table {size}"),
+        "heavy table, as a Polars frame of numbers": pl.from_arrow(table.select(["a", "b"])),
         "heavy entry": entry,
         "heavy entry, slice": entry[10:-10],
         "heavy entry, every other": entry[::2],
@@ -68,6 +76,7 @@ def peak():
 def measured(action):
     """Return what `action` returns, and the most memory that it had for itself, native too."""
     gc.collect()
+    pa.default_memory_pool().release_unused()  # or what is freed later hides what is taken
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before, before_peak = anonymous(), peak()
     tracemalloc.start()
