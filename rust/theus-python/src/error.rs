@@ -33,7 +33,9 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::Unsupported { .. }
         | Error::ShapeOverflow { .. }
         | Error::LengthMismatch { .. } => return PyValueError::new_err(message),
-        Error::UnsupportedElement { .. } => return PyTypeError::new_err(message),
+        Error::UnsupportedElement { .. }
+        | Error::DtypeMismatch { .. }
+        | Error::NotATable { .. } => return PyTypeError::new_err(message),
         Error::FrameMagic { .. }
         | Error::FrameVersion { .. }
         | Error::FrameKind { .. }
@@ -42,6 +44,7 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::FrameIncomplete { .. }
         | Error::FrameDescriptor { .. } => "ProtocolError",
         Error::SegmentNotFound { .. } => "SegmentNotFoundError",
+        Error::EntryNotFound { .. } => "EntryNotFoundError",
         Error::HeavyZoneFull { .. } => "HeavyZoneFullError",
         Error::CorruptSegment { .. } => "CorruptSegmentError",
         Error::Unpublished { .. } => "UnpublishedError",

@@ -27,6 +27,28 @@ pub enum Error {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// The session has no entry of this name.
+    #[error("the session has no published entry {key:?}")]
+    EntryNotFound {
+        /// The name.
+        key: String,
+    },
+    /// An entry with items of another type, or none.
+    #[error("entry {key:?} has items of type {found}, not {expected}")]
+    DtypeMismatch {
+        /// The entry.
+        key: String,
+        /// The type that was asked for.
+        expected: String,
+        /// The type that it has.
+        found: String,
+    },
+    /// An entry that is no table.
+    #[error("entry {key:?} is a tensor: it has no record batches")]
+    NotATable {
+        /// The entry.
+        key: String,
+    },
     /// A reservation does not fit.
     #[error(
         "cannot reserve {requested} bytes for {key:?}: {limit} has {available} bytes left. \

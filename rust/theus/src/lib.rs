@@ -26,6 +26,7 @@
 //! # Ok::<(), theus::Error>(())
 //! ```
 
+mod attached;
 pub mod backend;
 pub mod budget;
 pub mod catalog;
@@ -43,8 +44,10 @@ pub mod segment;
 pub mod session;
 mod signals;
 pub mod sweep;
+pub mod tensor;
 pub mod transient;
 
+pub use attached::AttachedSession;
 pub use backend::{Backend, Capabilities};
 pub use budget::Budget;
 pub use descriptor::{SegmentName, SessionId};
@@ -54,4 +57,5 @@ pub use os::fork_generation;
 pub use output::Output;
 pub use segment::Segment;
 pub use session::{Config, Session};
+pub use tensor::{Element, Tensor, TensorMut};
 pub use transient::Transient;

@@ -1,9 +1,17 @@
 //! One entry's bytes: nameless while they are written, sealed and named by publication.
 
+#![expect(unsafe_code, reason = "Arrow's buffers are made over a mapping")]
+
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
 
 use crate::backend::{Backend, Draft, Published};
 use crate::budget::{Budget, Reservation};
@@ -11,10 +19,11 @@ use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::fill::{Content, Filled};
 use crate::layout::Spec;
-use crate::layout::table::{self, BlankColumn, ExtraCopy};
+use crate::layout::table::{self, BlankColumn, ExtraCopy, TableFile, Validation};
 use crate::layout::tensor::{body_offset, read_header};
 use crate::mapping::Mapping;
 use crate::os;
+use crate::tensor::{Element, Tensor};
 
 /// An entry in shared memory, being written or published.
 #[derive(Debug)]
@@ -28,6 +37,9 @@ pub struct Segment {
     copied: AtomicBool,
     /// The fork generation of the process that may remove the name; readers have none.
     owner: Option<u64>,
+    /// Whether this process wrote the bytes, so that they need not be looked at again.
+    written_here: bool,
+    batches: OnceLock<Vec<RecordBatch>>,
     reservation: Option<Arc<Reservation>>,
 }
 
@@ -58,6 +70,8 @@ impl Segment {
             linked: AtomicBool::new(false),
             copied: AtomicBool::new(false),
             owner: Some(os::fork_generation()),
+            written_here: true,
+            batches: OnceLock::new(),
             reservation: Some(reservation),
         }
     }
@@ -97,6 +111,8 @@ impl Segment {
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
             owner: Some(os::fork_generation()),
+            written_here: false,
+            batches: OnceLock::new(),
             reservation: Some(reservation),
         })
     }
@@ -136,6 +152,8 @@ impl Segment {
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
             owner: None,
+            written_here: false,
+            batches: OnceLock::new(),
             reservation: None,
         })
     }
@@ -215,6 +233,90 @@ impl Segment {
         &self.content.blanks
     }
 
+    /// The tensor in it.
+    ///
+    /// # Errors
+    /// [`Error::DtypeMismatch`], or [`Error::Unpublished`] if its bytes may still change.
+    pub fn tensor<T: Element>(&self) -> Result<Tensor<T>> {
+        Tensor::of(self)
+    }
+
+    /// The record batches of a table or array, over the segment's bytes, which they keep mapped.
+    ///
+    /// What another process wrote is looked at first, all of it and once: offsets, keys, UTF-8. After
+    /// that, and for what this process wrote, this takes a time for each column, none for each row.
+    ///
+    /// # Errors
+    /// [`Error::NotATable`], [`Error::Unpublished`], or [`Error::CorruptSegment`] naming the batch,
+    /// the column and the rule that does not hold.
+    pub fn batches(&self) -> Result<Vec<RecordBatch>> {
+        if let Some(batches) = self.batches.get() {
+            return Ok(batches.clone());
+        }
+        let validation = if self.written_here {
+            Validation::Trusted
+        } else {
+            Validation::Full
+        };
+        let batches = self.read_batches(validation)?;
+        Ok(self.batches.get_or_init(|| batches).clone())
+    }
+
+    /// As [`batches`](Self::batches), without looking at what the values say.
+    ///
+    /// # Errors
+    /// As of [`batches`](Self::batches).
+    ///
+    /// # Safety
+    /// Whoever wrote the segment has to be trusted to have written valid Arrow data: offsets that lie
+    /// in their buffers, keys in their dictionaries, UTF-8 in strings.
+    pub unsafe fn batches_trusted(&self) -> Result<Vec<RecordBatch>> {
+        self.read_batches(Validation::Trusted)
+    }
+
+    /// The schema of a table's batches.
+    ///
+    /// # Errors
+    /// [`Error::NotATable`] or [`Error::Unpublished`].
+    pub fn schema(&self) -> Result<SchemaRef> {
+        let (file, _) = self.table_file()?;
+        Ok(Arc::clone(file.schema()))
+    }
+
+    fn read_batches(&self, validation: Validation) -> Result<Vec<RecordBatch>> {
+        let (file, mapping) = self.table_file()?;
+        let Some(start) = NonNull::new(mapping.as_mut_ptr()) else {
+            unreachable!("a mapping is never at zero");
+        };
+        // SAFETY: the range is the mapping's, which the buffer keeps, and published bytes do not change.
+        let bytes = unsafe {
+            Buffer::from_custom_allocation(start, mapping.len(), Arc::<Mapping>::clone(&mapping))
+        };
+        let batches = file.batches(&bytes, validation);
+        batches.map_err(|reason| self.corrupt(reason))
+    }
+
+    fn table_file(&self) -> Result<(TableFile, Arc<Mapping>)> {
+        let key = || self.spec().key().to_owned();
+        if !matches!(self.spec(), Spec::Table(_)) {
+            return Err(Error::NotATable { key: key() });
+        }
+        let Stage::Published(mapping) = &*self.stage() else {
+            return Err(Error::Unpublished { key: key() });
+        };
+        let read = |range: Range<usize>| mapping.read(range.start, range.len());
+        let file = TableFile::open(mapping.len(), read);
+        let file = file.map_err(|reason| self.corrupt(reason))?;
+        Ok((file, Arc::clone(mapping)))
+    }
+
+    fn corrupt(&self, reason: String) -> Error {
+        Error::CorruptSegment {
+            segment: self.name.to_string(),
+            reason,
+        }
+    }
+
     /// The copies that putting a table made besides the one into the segment.
     #[must_use]
     pub fn extra_copies(&self) -> &[ExtraCopy] {
@@ -284,9 +386,10 @@ fn read_content(mapping: &Mapping, segment: &str) -> Result<Content> {
     }
     let (copies, blanks) = (Vec::new(), Vec::new());
     if table::is_table(&mapping.read(0, 8)) {
-        let spec = table::read_spec(mapping).map_err(invalid)?;
+        let read = |range: Range<usize>| mapping.read(range.start, range.len());
+        let file = TableFile::open(length, read).map_err(invalid)?;
         return Ok(Content {
-            spec: Spec::Table(spec),
+            spec: Spec::Table(file.spec),
             body_offset: 0,
             copies,
             blanks,

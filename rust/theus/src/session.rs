@@ -1,24 +1,32 @@
 //! The lifetime root: a session lives while its lock is held, and owns every name made in it.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use arrow::datatypes::Schema;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use arrow::error::ArrowError;
 
+use crate::attached::AttachedSession;
 use crate::backend::{Backend, Lock};
 use crate::budget::Budget;
 use crate::catalog::CatalogWriter;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::fill::{self, Filled, NewTable};
-use crate::layout::table::TableSpec;
-use crate::layout::tensor::TensorSpec;
+use crate::layout::table::{TableKind, TableOptions, TableSpec};
+use crate::layout::tensor::{Order, TensorSpec};
 use crate::mapping;
 use crate::os::{self, Fork};
 use crate::segment::Segment;
 use crate::signals;
 use crate::sweep::sweep;
+use crate::tensor::{Element, TensorMut};
+
+/// How much of a stream of batches is planned before it is written.
+const HOLD_BYTES: usize = 64 << 20;
 
 /// How a session is set up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,6 +59,9 @@ struct Held {
     catalog: CatalogWriter,
     segments: Vec<Weak<Segment>>,
     forget_at: usize,
+    version: u64,
+    /// What was entered by name here; a front that keeps states of its own enters nothing.
+    entries: HashMap<String, Arc<Segment>>,
 }
 
 impl Session {
@@ -80,6 +91,8 @@ impl Session {
                 catalog,
                 segments: Vec::new(),
                 forget_at: 0,
+                version: 0,
+                entries: HashMap::new(),
             }),
         })))
     }
@@ -171,6 +184,70 @@ impl Session {
         Ok(segment)
     }
 
+    /// Reserves a tensor of zeros in row-major order, to be filled and then
+    /// [published](TensorMut::publish).
+    ///
+    /// # Errors
+    /// As of [`create_tensor`](Self::create_tensor), and [`Error::ShapeOverflow`].
+    pub fn alloc_tensor<T: Element>(&self, name: &str, shape: &[u64]) -> Result<TensorMut<T>> {
+        let spec = TensorSpec::dense(name, T::TYPE, shape, Order::C)?;
+        let segment = self.create_tensor(spec, None)?;
+        Ok(TensorMut::new(self.clone(), segment))
+    }
+
+    /// Writes a table with one copy, publishes it and enters it under `name`, where it replaces what
+    /// was there. Batches are taken one at a time: a stream of any length takes little memory.
+    ///
+    /// # Errors
+    /// As of [`create_table`](Self::create_table).
+    pub fn put<I>(&self, name: &str, schema: SchemaRef, batches: I) -> Result<Arc<Segment>>
+    where
+        I: IntoIterator<Item = std::result::Result<RecordBatch, ArrowError>>,
+        I::IntoIter: Send,
+    {
+        let segment = self.create_table(NewTable {
+            spec: TableSpec {
+                key: name.to_owned(),
+                kind: TableKind::Table,
+            },
+            schema,
+            batches: Box::new(batches.into_iter()),
+            options: TableOptions::default(),
+            hold: HOLD_BYTES,
+        })?;
+        self.enter(&segment)?;
+        Ok(segment)
+    }
+
+    /// The entry that [`put`](Self::put) or [`TensorMut::publish`] entered under this name.
+    ///
+    /// # Errors
+    /// [`Error::EntryNotFound`].
+    pub fn get(&self, name: &str) -> Result<Arc<Segment>> {
+        let found = self.held().entries.get(name).cloned();
+        found.ok_or_else(|| Error::EntryNotFound {
+            key: name.to_owned(),
+        })
+    }
+
+    /// Another process's session, to be read.
+    ///
+    /// # Errors
+    /// [`Error::SegmentNotFound`] if there is none of this id.
+    pub fn attach(id: SessionId) -> Result<AttachedSession> {
+        AttachedSession::new(id)
+    }
+
+    /// Publishes a segment and enters it under its name, in the next version of the state.
+    pub(crate) fn enter(&self, segment: &Arc<Segment>) -> Result<()> {
+        self.publish(segment)?;
+        let key = segment.spec().key().to_owned();
+        let version = self.held().version + 1;
+        self.commit(version, &[(key.clone(), Some(Arc::clone(segment)))])?;
+        self.held().entries.insert(key, Arc::clone(segment));
+        Ok(())
+    }
+
     /// Takes over what the worker in `seat` wrote, and names it. It is published.
     ///
     /// # Errors
@@ -248,6 +325,7 @@ impl Session {
             }
         }
         held.catalog.set_version(version);
+        held.version = version;
         Ok(())
     }
 
@@ -281,6 +359,7 @@ impl Inner {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let storage = self.config.backend.storage();
         let segments = std::mem::take(&mut held.segments);
+        held.entries.clear();
         let unlinked: Result<()> = segments
             .iter()
             .filter_map(Weak::upgrade)

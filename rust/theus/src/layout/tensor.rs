@@ -167,6 +167,19 @@ impl TensorSpec {
         }
     }
 
+    /// Whether the items lie in row-major order, one after the other.
+    #[must_use]
+    pub fn is_row_major(&self) -> bool {
+        let mut step = self.element.bytes();
+        let dims = self.shape.iter().zip(&self.strides).rev();
+        self.shape.contains(&0)
+            || dims.into_iter().all(|(&size, &stride)| {
+                let fits = size == 1 || stride == step;
+                step *= size;
+                fits
+            })
+    }
+
     /// The bytes before the body; their number is where it begins.
     #[must_use]
     pub fn header(&self) -> Vec<u8> {

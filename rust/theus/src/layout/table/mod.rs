@@ -14,19 +14,18 @@
 //!
 //! Source: the Arrow columnar format, "IPC File Format", and File.fbs.
 
-use arrow_ipc::root_as_footer;
-
-use crate::mapping::Mapping;
-
 mod blank;
+mod check;
 mod computed;
 mod dictionary;
 mod file;
 mod prepare;
+mod read;
 mod types;
 
 pub use blank::BlankColumn;
 pub(crate) use file::TableWriter;
+pub(crate) use read::{TableFile, Validation};
 
 /// What a table or array is called, apart from what is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,45 +89,7 @@ pub struct ExtraCopy {
 }
 
 const MAGIC: &[u8; 6] = b"ARROW1";
-const TRAILER_BYTES: usize = 4 + MAGIC.len();
-
 /// Whether a segment that begins with `head` is an IPC file.
 pub(crate) fn is_table(head: &[u8]) -> bool {
     head.starts_with(MAGIC)
-}
-
-/// What the marks in the file's footer say.
-///
-/// # Errors
-/// The rule that does not hold.
-pub(crate) fn read_spec(mapping: &Mapping) -> std::result::Result<TableSpec, String> {
-    let length = mapping.len();
-    let trailer = length
-        .checked_sub(TRAILER_BYTES)
-        .ok_or("it is too short for a footer")?;
-    let end = mapping.read(trailer, TRAILER_BYTES);
-    if !end.ends_with(MAGIC) {
-        return Err("it does not end as an Arrow file does".to_owned());
-    }
-    let footer = u32::from_le_bytes([end[0], end[1], end[2], end[3]]) as usize;
-    let start = trailer
-        .checked_sub(footer)
-        .ok_or_else(|| format!("its footer of {footer} bytes does not fit"))?;
-    let footer = mapping.read(start, footer);
-    let footer = root_as_footer(&footer).map_err(|error| format!("its footer: {error}"))?;
-    let mut spec = TableSpec {
-        key: String::new(),
-        kind: TableKind::Table,
-    };
-    for pair in footer.custom_metadata().into_iter().flatten() {
-        match (pair.key(), pair.value()) {
-            (Some("theus.name"), Some(value)) => value.clone_into(&mut spec.key),
-            (Some("theus.kind"), Some(value)) => {
-                spec.kind = TableKind::parse(value)
-                    .ok_or_else(|| format!("it is marked as a {value:?}"))?;
-            }
-            _ => {}
-        }
-    }
-    Ok(spec)
 }
