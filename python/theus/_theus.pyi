@@ -129,6 +129,12 @@ class Segment:
         For each, the (offset, bytes) of its bitmap, if it has one, and of its values.
         """
 
+    def validate(self) -> None:
+        """Look at all that a table's values say, once; raises CorruptSegmentError.
+
+        A tensor was checked when it was opened.
+        """
+
     @property
     def kept_by_views(self) -> bool:
         """True if whoever has its bytes keeps its name."""

@@ -35,13 +35,17 @@ class SessionInfo:
     nbytes: int
 
 
-def open_segment(path_or_name: str | os.PathLike[str]) -> Any:
+def open_segment(path_or_name: str | os.PathLike[str], *, trusted: bool = False) -> Any:
     """Open a published entry read-only, from any process.
 
     Parameters
     ----------
     path_or_name : str or path
         The path of a segment, its name, ``theus-<session>-<n>``, or ``<session>/<entry>``.
+    trusted : bool, default False
+        Whether whoever wrote it is trusted to have written valid Arrow data. Otherwise all values
+        of a table are looked at before it is handed out: offsets, dictionary keys, UTF-8. Its
+        structure is checked in any case.
 
     Returns
     -------
@@ -53,17 +57,23 @@ def open_segment(path_or_name: str | os.PathLike[str]) -> Any:
     SegmentNotFoundError
         If there is no such segment or entry.
     CorruptSegmentError
-        If the bytes are not what the format promises.
+        If the bytes are not what the format promises; it says where.
     """
     name = os.fspath(path_or_name)
     session, slash, key = name.partition("/")
     if session and slash and not name.startswith("."):
         for entry, segment, _, _ in _theus.catalog(session)[1]:
             if entry == key:
-                return view_entry(_theus.open_segment(segment), None, None)
+                return _view(_theus.open_segment(segment), trusted=trusted)
         msg = f"session {session} has no published entry {key!r}"
         raise SegmentNotFoundError(msg)
-    return view_entry(_theus.open_segment(name), None, None)
+    return _view(_theus.open_segment(name), trusted=trusted)
+
+
+def _view(segment: _theus.Segment, *, trusted: bool) -> Any:
+    if not trusted:
+        segment.validate()
+    return view_entry(segment, None, None)
 
 
 def sessions() -> list[SessionInfo]:

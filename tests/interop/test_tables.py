@@ -328,3 +328,43 @@ print(theus.open({zone.heavy.path("table")!r}).column("x").to_pylist())
 print(theus.open("{zone.heavy.stats()["session"]}/table").num_rows)
 """
     assert python(script).stdout.split("\n")[:2] == ["[1, 2, 3]", "3"]
+
+
+def test_what_is_not_valid_is_refused_unless_it_is_trusted(zone, tmp_path):
+    given = pa.table({"text": ["first text", "b", "c"], "n": [1, 2, 3]})
+    zone.heavy.put("table", given)
+    path = Path(zone.heavy.path("table"))
+    good = path.read_bytes()
+    place = tmp_path / path.name
+    place.write_bytes(good)
+    assert theus.open(place).equals(given)
+    assert theus.open(str(place), trusted=True).equals(given)
+    place.write_bytes(good.replace(b"first", b"\xff\xfe\xff\xfe\xff"))
+    with pytest.raises(theus.CorruptSegmentError, match=r"record batch 0.*UTF"):
+        theus.open(place)
+    assert theus.open(place, trusted=True).column("n").to_pylist() == [1, 2, 3]
+    for length in (6, 100, len(good) // 2, len(good) - 1):
+        place.write_bytes(good[:length])
+        with pytest.raises(theus.CorruptSegmentError):
+            theus.open(place, trusted=True)
+    place.write_bytes(good + b"\0")
+    with pytest.raises(theus.CorruptSegmentError, match="end as an Arrow file"):
+        theus.open(place, trusted=True)
+
+
+def test_opening_looks_at_no_rows(zone, python):
+    script = """
+import re, sys, theus
+table = theus.open(PATH, trusted=True)
+regions = re.split("^(?=[0-9a-f]+-)", open("/proc/self/smaps").read(), flags=re.M)
+looked_at = [re.search(r"^Rss: +([0-9]+)", r, re.M)[1] for r in regions if PATH in r.split("\\n")[0]]
+print(table.num_rows, *looked_at)
+"""
+    words = pa.array([f"text {row % 1000:04}" for row in range(1000)])
+    for rows in (1_000, 10_000_000):
+        zone.heavy.put("texts", pa.table({"s": pa.concat_arrays([words] * (rows // 1000))}))
+        source = script.replace("PATH", repr(zone.heavy.path("texts")))
+        found, kilobytes = python(source).stdout.split()
+        assert int(found) == rows
+        assert int(kilobytes) <= 256  # the footer, and what the kernel maps around a page
+    zone.heavy.free("texts")

@@ -52,6 +52,14 @@ impl Segment {
         spans(self.inner.blanks())
     }
 
+    /// Look at all that a table's values say; a tensor was checked when it was opened.
+    fn validate(&self, py: Python<'_>) -> PyResult<()> {
+        if matches!(self.inner.spec(), theus::layout::Spec::Table(_)) {
+            without_gil(py, || self.inner.batches())?;
+        }
+        Ok(())
+    }
+
     /// Whether whoever has its bytes keeps its name.
     #[getter(kept_by_views)]
     fn is_kept_by_views(&self) -> bool {

@@ -92,10 +92,10 @@ impl Walk<'_> {
         }
         if !matches!(data_type, DataType::Union(..) | DataType::RunEndEncoded(..)) {
             let bits = if nulls > 0 { length.div_ceil(8) } else { 0 };
-            self.next_buffer("bitmap", bits)?;
+            self.items("bitmap", bits, 1)?;
         }
         match data_type {
-            DataType::Boolean => self.next_buffer("values", length.div_ceil(8)),
+            DataType::Boolean => self.items("values", length.div_ceil(8), 1),
             DataType::Utf8 | DataType::Binary => self.texts(length, 4),
             DataType::LargeUtf8 | DataType::LargeBinary => self.texts(length, 8),
             DataType::Utf8View | DataType::BinaryView => self.views(length),
@@ -112,13 +112,13 @@ impl Walk<'_> {
                 children.try_for_each(|field| self.child(field, Rows::Exactly(length)))
             }
             DataType::Union(fields, mode) => {
-                self.next_buffer("type ids", length)?;
+                self.items("type ids", length, 1)?;
                 let rows = match mode {
                     UnionMode::Sparse => Rows::Exactly(length),
                     UnionMode::Dense => Rows::Any,
                 };
                 if *mode == UnionMode::Dense {
-                    self.next_buffer("offsets", times(length, 4)?)?;
+                    self.items("offsets", length, 4)?;
                 }
                 let mut children = fields.iter();
                 children.try_for_each(|(_, field)| self.child(field, rows))
@@ -138,21 +138,22 @@ impl Walk<'_> {
     }
 
     fn fixed(&mut self, length: u64, data_type: &DataType) -> Finding<()> {
-        let width = match data_type {
-            DataType::FixedSizeBinary(width) => usize::try_from(*width).ok(),
-            other => other.primitive_width(),
-        };
+        if let DataType::FixedSizeBinary(width) = data_type {
+            let width = unsigned(i64::from(*width), "its width")?;
+            return self.items("values", times(length, width)?, 1);
+        }
+        let width = data_type.primitive_width();
         let width = width.ok_or_else(|| format!("values of type {data_type} have no width"))?;
-        self.next_buffer("values", times(length, width as u64)?)
+        self.items("values", length, width as u64)
     }
 
     fn texts(&mut self, length: u64, width: u64) -> Finding<()> {
         self.offsets(length, width)?;
-        self.next_buffer("values", 0)
+        self.items("values", 0, 1)
     }
 
     fn views(&mut self, length: u64) -> Finding<()> {
-        self.next_buffer("views", times(length, 16)?)?;
+        self.items("views", length, 16)?;
         let count = *self
             .variadic
             .get(self.views)
@@ -164,7 +165,7 @@ impl Walk<'_> {
                 "its views have {count} buffers, more than the batch"
             ));
         }
-        (0..count).try_for_each(|_| self.next_buffer("data", 0))
+        (0..count).try_for_each(|_| self.items("data", 0, 1))
     }
 
     fn list(&mut self, item: &Field, length: u64, width: u64) -> Finding<()> {
@@ -173,15 +174,15 @@ impl Walk<'_> {
     }
 
     fn list_view(&mut self, item: &Field, length: u64, width: u64) -> Finding<()> {
-        self.next_buffer("offsets", times(length, width)?)?;
-        self.next_buffer("sizes", times(length, width)?)?;
+        self.items("offsets", length, width)?;
+        self.items("sizes", length, width)?;
         self.child(item, Rows::Any)
     }
 
     fn offsets(&mut self, length: u64, width: u64) -> Finding<()> {
         // Some writers leave them out where there are no rows.
         let count = if length == 0 { 0 } else { length + 1 };
-        self.next_buffer("offsets", times(count, width)?)
+        self.items("offsets", count, width)
     }
 
     fn next_node(&mut self, rows: Rows) -> Finding<(u64, u64)> {
@@ -206,7 +207,12 @@ impl Walk<'_> {
         }
     }
 
-    fn next_buffer(&mut self, what: &str, least: u64) -> Finding<()> {
+    /// Takes the buffer of `count` items of `width` bytes, which have to lie as such items do.
+    fn items(&mut self, what: &str, count: u64, width: u64) -> Finding<()> {
+        self.next_buffer(what, times(count, width)?, width)
+    }
+
+    fn next_buffer(&mut self, what: &str, least: u64, width: u64) -> Finding<()> {
         if self.buffer >= self.buffers.len() {
             return Err(format!("the batch has no buffer for its {what}"));
         }
@@ -217,9 +223,14 @@ impl Walk<'_> {
         if offset.checked_add(length).is_none_or(|end| end > self.body) {
             return Err(format!("its {what} end outside the batch"));
         }
-        if !offset.is_multiple_of(8) {
+        if !offset.is_multiple_of(8) || !offset.is_multiple_of(alignment_of(width)) {
             return Err(format!(
                 "its {what} begin at {offset}, which is not aligned"
+            ));
+        }
+        if !length.is_multiple_of(width.max(1)) {
+            return Err(format!(
+                "its {what} have {length} bytes, not items of {width}"
             ));
         }
         if length < least {
@@ -240,6 +251,15 @@ impl Walk<'_> {
                 "it has {nodes} nodes and {buffers} buffers that no column has"
             )),
         }
+    }
+}
+
+/// Where items of this width have to begin; binaries of a fixed size are bytes.
+fn alignment_of(width: u64) -> u64 {
+    match width {
+        1 | 2 | 4 | 8 => width,
+        16 | 32 => 16,
+        _ => 1,
     }
 }
 
