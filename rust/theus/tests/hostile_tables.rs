@@ -10,8 +10,9 @@ use arrow::array::{
     LargeStringArray, ListArray, ListViewArray, MapArray, NullArray, RecordBatch, RunArray,
     StringArray, StringViewArray, StructArray, UnionArray,
 };
-use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int8Type, Int32Type, Schema, UnionFields, i256};
+use theus::layout::table;
 use theus::{Config, Error, Segment, Session};
 
 /// Which share of the bits is flipped: one in so many, a prime so that all places in a byte come up.
@@ -312,4 +313,20 @@ fn values_that_break_the_rules_are_found() {
         &[0, 100],
     );
     assert!(reason.contains("record batch 0"), "{reason}");
+}
+
+#[test]
+fn the_fuzzers_corpus_is_valid_and_does_no_harm_when_cut() {
+    limit_memory();
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/table");
+    let mut seen = 0;
+    for file in fs::read_dir(corpus).unwrap() {
+        let bytes = fs::read(file.unwrap().path()).unwrap();
+        assert!(table::validate(&Buffer::from(bytes.as_slice())).unwrap() > 0);
+        for length in (0..bytes.len()).step_by(17) {
+            assert!(table::validate(&Buffer::from(&bytes[..length])).is_err());
+        }
+        seen += 1;
+    }
+    assert!(seen >= 6);
 }

@@ -10,6 +10,13 @@ use arrow::error::ArrowError;
 use rayon::prelude::*;
 use theus::{Backend, Config, Error, Segment, Session};
 
+#[expect(dead_code, reason = "its main is not called")]
+#[path = "../examples/aggregate.rs"]
+mod aggregate;
+#[expect(dead_code, reason = "its main is not called")]
+#[path = "../examples/stock_reader.rs"]
+mod stock_reader;
+
 fn session() -> Session {
     Session::create(Config::default()).unwrap()
 }
@@ -187,4 +194,17 @@ fn only_what_is_published_can_be_read() {
         session.get("nothing"),
         Err(Error::EntryNotFound { .. })
     ));
+}
+
+#[test]
+fn the_examples_read_a_live_table() {
+    let session = session();
+    let batches = [batch(0, &["a", "b", "a"]), batch(3, &["c", "a"])];
+    let segment = session.put("trades", schema(), batches.map(Ok)).unwrap();
+    let sums = aggregate::sums(session.id().clone(), "trades").unwrap();
+    assert_eq!(sums, [("price".to_owned(), 7.0), ("id".to_owned(), 10.0)]);
+    let path = segment.path().unwrap();
+    let found = stock_reader::read(path.to_str().unwrap()).unwrap();
+    assert_eq!(symbols(&found), ["a", "b", "a", "c", "a"]);
+    assert_eq!(found[1].column(1), segment.batches().unwrap()[1].column(1));
 }
