@@ -4,6 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 PYTHON_FILES := python tests benches examples
 # pyo3's build script runs this interpreter, so that no other one on the PATH is taken.
@@ -30,7 +31,9 @@ $(VENV)/.built: $(VENV)/.created pyproject.toml $(RUST_SOURCES)
 build: $(VENV)/.built ## build the package and install it, with all it needs, into .venv
 
 demo: build ## the main job on real input, beside pickled arguments
-	$(BIN)/python examples/demo.py
+	@# Both packages, so that the example is built from what the package was built from.
+	cargo build --quiet --release --package theus --package theus-python --example aggregate
+	THEUS_AGGREGATE=$(TARGET)/release/examples/aggregate $(BIN)/python examples/demo.py
 
 test: test-rust test-python ## all tests
 

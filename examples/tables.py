@@ -1,6 +1,7 @@
 """TPC-H queries 1, 6 and 12 by DuckDB, in workers, over tables that lie in the heavy zone once."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import duckdb
@@ -87,6 +88,13 @@ def total_by_pandas(ctx):
 @process(parallel=True)
 def total_by_polars(ctx):
     return float(ctx.heavy.polars("orders")["o_totalprice"].sum())
+
+
+def total_by_rust(program, session):
+    """Have a Rust program, which knows the session's name alone, sum the column."""
+    command = [program, session, "orders"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return float(dict(line.rsplit(" ", 1) for line in lines.splitlines())["o_totalprice"])
 
 
 def resident(pids, paths):
