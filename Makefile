@@ -61,6 +61,7 @@ lint: build ## formatting, lints and types; warnings fail
 bench: build ## peers side by side; SMOKE=1 for a short run
 	$(BIN)/python benches/python/run.py $(if $(SMOKE),--smoke)
 	$(BIN)/python benches/python/values.py $(if $(SMOKE),--smoke)
+	$(BIN)/python benches/python/tables.py $(if $(SMOKE),--smoke)
 
 docs: ## the Rust documentation
 	cargo doc --package theus --no-deps
