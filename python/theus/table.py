@@ -30,8 +30,6 @@ __all__ = [
 Arrow = Any
 """A pyarrow Table, Array or ChunkedArray."""
 
-_NESTED = ("list", "struct", "map", "union", "run_end", "extension")
-
 
 class TablePart(NamedTuple):
     """Which columns and rows of a segment's table a table shows.
@@ -191,18 +189,14 @@ def _find_column(chunks: Arrow, opened: _Opened) -> tuple[int, int] | None:
 
 def _addresses(chunk: Arrow) -> tuple[int, ...] | None:
     """Return where the buffers of an array lie; None if that does not tell what it shows."""
-    name = str(chunk.type)
-    if name.startswith(_NESTED) or name.startswith(("fixed_size_list", "large_list", "dense")):
+    kind = chunk.type
+    if kind.num_fields or hasattr(kind, "storage_type"):  # children have offsets of their own
         return None
-    buffers = chunk.buffers()
-    if name.startswith("dictionary"):
+    addresses = tuple(b.address if b else 0 for b in chunk.buffers())
+    if hasattr(kind, "value_type"):  # a dictionary's
         values = _addresses(chunk.dictionary)
-        if values is None:
-            return None
-        return (*(b.address if b else 0 for b in buffers), *values)
-    if not any(buffers):
-        return None
-    return tuple(b.address if b else 0 for b in buffers)
+        return None if values is None else (*addresses, *values)
+    return addresses if any(addresses) else None
 
 
 # --- for other libraries -----------------------------------------------------------------------
@@ -219,7 +213,7 @@ def to_pandas(name: str, value: Any) -> Any:
     import pandas as pd  # noqa: PLC0415 - only who asks for it needs it
     import pyarrow as pa  # noqa: PLC0415
 
-    _refuse_tensor(name, value, "pandas")
+    _refuse_others(name, value, "pandas")
     if isinstance(value, pa.Table):
         return value.to_pandas(types_mapper=pd.ArrowDtype)
     chunked = value if isinstance(value, pa.ChunkedArray) else pa.chunked_array([value])
@@ -236,12 +230,15 @@ def to_polars(name: str, value: Any) -> Any:
     """
     import polars as pl  # noqa: PLC0415 - only who asks for it needs it
 
-    _refuse_tensor(name, value, "polars")
+    _refuse_others(name, value, "polars")
     made: Any = pl.from_arrow(value, rechunk=False)
     return made.alias(name) if isinstance(made, pl.Series) else made
 
 
-def _refuse_tensor(name: str, value: Any, library: str) -> None:
+def _refuse_others(name: str, value: Any, library: str) -> None:
+    if hasattr(value, "seal"):
+        msg = f"entry {name!r} is still being filled: seal it first"
+        raise TypeError(msg)
     if not hasattr(value, "type") and not hasattr(value, "schema"):
         msg = f"entry {name!r} is a tensor: take heavy[{name!r}], not heavy.{library}({name!r})"
         raise TypeError(msg)

@@ -95,6 +95,8 @@ def test_columns_are_memory(zone):
     with pytest.raises(TypeError, match=r"bools.*set\('b'"):
         draft["b"]
     assert zone.heavy["t"] is draft
+    with pytest.raises(TypeError, match="seal it first"):
+        zone.heavy.pandas("t")
     late = draft["i"]
     table = draft.seal()
     late[0] = 99

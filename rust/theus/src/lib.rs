@@ -1,10 +1,31 @@
 //! Managed shared memory for Apache Arrow data, and the protocol that hands it to workers.
 //!
 //! A [`Session`] is a process's right to make [`Segment`]s: named pieces of shared memory that hold
-//! Arrow tensors any Arrow reader can open by path. A segment has no name while it is written, so
+//! Arrow tensors and tables any Arrow reader can open by path. A segment has no name while it is written, so
 //! that the kernel frees it by itself whatever happens; publication seals it, gives it its name and
 //! is final. The session's lock, held by a mapping, tells everybody that its owner lives; whoever
 //! finds it free [sweeps](sweep::sweep) what the dead left. Nothing is ever unlinked by hand.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+//! use theus::{Config, Session};
+//!
+//! let session = Session::create(Config::default())?;
+//! let mut matrix = session.alloc_tensor::<f32>("matrix", &[2, 3])?;
+//! matrix.as_mut_slice().fill(0.5);
+//! let matrix = matrix.publish()?;
+//!
+//! let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+//! let batch = RecordBatch::try_from_iter([("id", ids)])?;
+//! session.put("trades", batch.schema(), [Ok(batch.clone())])?;
+//!
+//! let reader = Session::attach(session.id().clone())?; // another process, with the session's id
+//! assert_eq!(reader.get("trades")?.batches()?, [batch]);
+//! assert_eq!(reader.get("matrix")?.tensor::<f32>()?.as_slice(), matrix.as_slice());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! [`dispatch`] is the other half: frames between an owner and its workers, which name segments and
 //! never carry their bytes.
