@@ -1,4 +1,4 @@
-"""Tables over a segment travel as columns and rows, or buffer by buffer, never as something else."""
+"""Tables over a segment travel as columns and rows, or buffer by buffer, and as nothing else."""
 
 import numpy as np
 import pandas as pd
