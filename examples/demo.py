@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-import tables
+import tpch
 from determinant import heavy_compute
 from frames import add_total, add_total_in_worker, orders
 from query6 import ANSWER, COLUMNS, load, part, part_of_pickled, ranges
@@ -103,31 +103,31 @@ def query6(engine, pool):
 def queries(engine, pool):
     console.rule("TPC-H queries by DuckDB in a worker, over lineitem and orders as Arrow tables")
     make_data("orders")
-    loaded, _ = timed("reading lineitem and orders", lambda: tables.load(DATA))
+    loaded, _ = timed("reading lineitem and orders", lambda: tpch.load(DATA))
     for name, table in loaded.items():
         timed(f"{name} into the heavy zone", lambda n=name, t=table: engine.heavy.put(n, t))
-    for name, query in tables.QUERIES.items():
+    for name, query in tpch.QUERIES.items():
         rows, ours = timed(
-            f"theus, {name}", lambda q=query: engine.submit(tables.ask, query=q).result()
+            f"theus, {name}", lambda q=query: engine.submit(tpch.ask, query=q).result()
         )
-        if rows != tables.ANSWERS[name]:
+        if rows != tpch.ANSWERS[name]:
             sys.exit(f"{name} is wrong: {rows}")
     label = f"ProcessPoolExecutor, {name}, pickled"
-    rows, theirs = timed(label, lambda: pool.submit(tables.ask_of_pickled, loaded, query).result())
-    if rows != tables.ANSWERS[name]:
+    rows, theirs = timed(label, lambda: pool.submit(tpch.ask_of_pickled, loaded, query).result())
+    if rows != tpch.ANSWERS[name]:
         sys.exit(f"{name} is wrong there: {rows}")
     console.print(f"  [bold]{theirs / ours:.1f} times[/] faster than with pickled tables")
     expected = float(pc.sum(loaded["orders"]["o_totalprice"]).as_py())
-    futures = [engine.submit(tables.total_by_pandas), engine.submit(tables.total_by_polars)]
+    futures = [engine.submit(tpch.total_by_pandas), engine.submit(tpch.total_by_polars)]
     totals = {"pandas": futures[0], "Polars": futures[1]}
     totals = {reader: future.result() for reader, future in totals.items()}
     if program := os.environ.get("THEUS_AGGREGATE"):  # an example of the Rust crate
-        totals["Rust"] = tables.total_by_rust(program, engine.heavy.stats()["session"])
+        totals["Rust"] = tpch.total_by_rust(program, engine.heavy.stats()["session"])
     if any(abs(total / expected - 1) > 1e-9 for total in totals.values()):
         sys.exit(f"the totals of orders differ: {totals}")
     paths = tuple(engine.heavy.path(name) for name in loaded)
     size = sum(map(os.path.getsize, paths))
-    held = tables.resident([os.getpid(), *engine.worker_pids], paths)
+    held = tpch.resident([os.getpid(), *engine.worker_pids], paths)
     console.print(
         f"  {', '.join(['DuckDB', *totals])} read the same bytes: {held / size:.2f} copies of "
         f"{size / 1e6:,.0f} MB in memory, {engine.workers} workers and this process together\n"

@@ -1,8 +1,6 @@
 """Every Arrow type into the heavy zone and back: here, in a worker, and by a stock reader."""
 
-import gc
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from arrow_samples import ROWS, as_stored, samples
+from memory import peak_of
 
 import theus
 from theus import TheusEngine
@@ -206,31 +205,6 @@ def test_readers_are_streamed(zone):
     assert "broken" not in zone.heavy
     assert zone.heavy.stats()["used_bytes"] == used
     assert sorted(os.listdir("/dev/shm")) == names
-
-
-def anonymous_bytes():
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("RssAnon:")[1].split()[0]) * 1024
-
-
-def peak_of(work):
-    """How much private memory `work` takes at most, sampled while it runs."""
-    gc.collect()
-    before = anonymous_bytes()
-    peak, done = [0], threading.Event()
-
-    def watch():
-        while not done.wait(0.0005):
-            peak[0] = max(peak[0], anonymous_bytes() - before)
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        work()
-    finally:
-        done.set()
-        thread.join()
-    return peak[0]
 
 
 @pytest.mark.skipif(

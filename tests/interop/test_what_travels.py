@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
+from memory import anonymous
 
 from theus import TheusEngine, wire
 
@@ -61,11 +62,6 @@ def objects(engine, size):
         "Polars, strings": pl.DataFrame({"a": words(size)}),
         "SciPy CSR": scipy.sparse.csr_array(floats(size).reshape(8, -1)),
     }
-
-
-def anonymous():
-    text = Path("/proc/self/status").read_text()
-    return int(re.search(r"RssAnon:\s+(\d+)", text)[1]) << 10
 
 
 def peak():
