@@ -47,7 +47,6 @@
 //! # Ok::<(), theus::Error>(())
 //! ```
 
-mod attached;
 pub mod backend;
 pub mod budget;
 pub mod catalog;
@@ -68,7 +67,6 @@ pub mod sweep;
 pub mod tensor;
 pub mod transient;
 
-pub use attached::AttachedSession;
 pub use backend::{Backend, Capabilities};
 pub use budget::Budget;
 pub use descriptor::{SegmentName, SessionId};
@@ -77,6 +75,6 @@ pub use fill::NewTable;
 pub use os::fork_generation;
 pub use output::Output;
 pub use segment::Segment;
-pub use session::{Config, Session};
-pub use tensor::{Element, Tensor, TensorMut};
+pub use session::{AttachedSession, Config, Session, TensorMut};
+pub use tensor::{Element, Tensor};
 pub use transient::Transient;

@@ -23,7 +23,7 @@ use crate::layout::table::{self, BlankColumn, ExtraCopy, TableFile, Validation};
 use crate::layout::tensor::{body_offset, read_header};
 use crate::mapping::Mapping;
 use crate::os;
-use crate::tensor::{Element, Tensor};
+use crate::tensor::{Element, Tensor, spec_of};
 
 /// An entry in shared memory, being written or published.
 #[derive(Debug)]
@@ -238,7 +238,14 @@ impl Segment {
     /// # Errors
     /// [`Error::DtypeMismatch`], or [`Error::Unpublished`] if its bytes may still change.
     pub fn tensor<T: Element>(&self) -> Result<Tensor<T>> {
-        Tensor::of(self)
+        let spec = spec_of::<T>(self.spec())?;
+        if !self.is_published() || spec.mutable {
+            // What the owner goes on writing cannot be a slice.
+            return Err(Error::Unpublished {
+                key: spec.key.clone(),
+            });
+        }
+        Ok(Tensor::new(self.mapping(), spec, self.body_offset()))
     }
 
     /// The record batches of a table or array, over the segment's bytes, which they keep mapped.

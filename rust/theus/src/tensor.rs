@@ -1,6 +1,6 @@
-//! Tensors with their items' type: filled by one owner, read by everybody.
+//! Published tensors with their items' type.
 
-#![expect(unsafe_code, reason = "bytes of a segment become slices of items")]
+#![expect(unsafe_code, reason = "bytes of a segment become a slice of items")]
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -9,8 +9,6 @@ use crate::error::{Error, Result};
 use crate::layout::Spec;
 use crate::layout::tensor::{ElementType, TensorSpec};
 use crate::mapping::Mapping;
-use crate::segment::Segment;
-use crate::session::Session;
 
 mod sealed {
     pub trait Sealed {}
@@ -47,20 +45,14 @@ pub struct Tensor<T> {
 }
 
 impl<T: Element> Tensor<T> {
-    pub(crate) fn of(segment: &Segment) -> Result<Self> {
-        let spec = spec_of::<T>(segment)?;
-        if !segment.is_published() || spec.mutable {
-            // What the owner goes on writing cannot be a slice.
-            return Err(Error::Unpublished {
-                key: spec.key.clone(),
-            });
-        }
-        Ok(Self {
-            mapping: segment.mapping(),
+    /// The tensor that `spec` says lies in published bytes, its items from `start` on.
+    pub(crate) fn new(mapping: Arc<Mapping>, spec: &TensorSpec, start: usize) -> Self {
+        Self {
+            mapping,
             spec: spec.clone(),
-            start: segment.body_offset(),
+            start,
             items: PhantomData,
-        })
+        }
     }
 
     /// Items in each dimension.
@@ -91,63 +83,22 @@ impl<T: Element> Tensor<T> {
     }
 }
 
-/// A tensor that is being filled. Dropped without [`publish`](Self::publish), it is gone.
-#[derive(Debug)]
-pub struct TensorMut<T> {
-    session: Session,
-    segment: Arc<Segment>,
-    items: PhantomData<T>,
-}
-
-impl<T: Element> TensorMut<T> {
-    pub(crate) fn new(session: Session, segment: Arc<Segment>) -> Self {
-        let items = PhantomData;
-        Self {
-            session,
-            segment,
-            items,
-        }
-    }
-
-    /// All items, zero at first. Several threads may fill parts of the slice, rayon's for example.
-    pub fn as_mut_slice(&mut self) -> &mut [T] {
-        let Spec::Tensor(spec) = self.segment.spec() else {
-            unreachable!("it was made as a tensor");
-        };
-        let mapping = self.segment.mapping();
-        let start = mapping
-            .as_mut_ptr()
-            .wrapping_add(self.segment.body_offset());
-        // SAFETY: the range is writable and this process's alone, the segment is kept by `self` and
-        // nobody else has it; the mapping stays as long as the draft does, which is published by
-        // value only. The body begins on a page, and any bytes are items.
-        unsafe { std::slice::from_raw_parts_mut(start.cast(), count(spec)) }
-    }
-
-    /// Seals the tensor and enters it into the session under its name.
-    ///
-    /// # Errors
-    /// As of [`Session::publish`](crate::Session::publish).
-    pub fn publish(self) -> Result<Tensor<T>> {
-        self.session.enter(&self.segment)?;
-        Tensor::of(&self.segment)
-    }
-}
-
-fn count(spec: &TensorSpec) -> usize {
+/// How many items a tensor has.
+pub(crate) fn count(spec: &TensorSpec) -> usize {
     usize::try_from(spec.body_bytes() / spec.element.bytes()).unwrap_or(0)
 }
 
-fn spec_of<T: Element>(segment: &Segment) -> Result<&TensorSpec> {
+/// The tensor that `spec` is, if its items are of this type.
+pub(crate) fn spec_of<T: Element>(spec: &Spec) -> Result<&TensorSpec> {
     let mismatch = |found: String| Error::DtypeMismatch {
-        key: segment.spec().key().to_owned(),
+        key: spec.key().to_owned(),
         expected: T::TYPE.code().to_owned(),
         found,
     };
-    match segment.spec() {
-        Spec::Tensor(spec) if spec.dtype.is_some() => {
-            Err(mismatch(spec.dtype.clone().unwrap_or_default()))
-        }
+    match spec {
+        Spec::Tensor(TensorSpec {
+            dtype: Some(dtype), ..
+        }) => Err(mismatch(dtype.clone())),
         Spec::Tensor(spec) if spec.element == T::TYPE => Ok(spec),
         Spec::Tensor(spec) => Err(mismatch(spec.element.code().to_owned())),
         Spec::Table(spec) => Err(mismatch(format!("a {}", spec.kind.name()))),

@@ -9,7 +9,6 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::attached::AttachedSession;
 use crate::backend::{Backend, Lock};
 use crate::budget::Budget;
 use crate::catalog::CatalogWriter;
@@ -23,7 +22,13 @@ use crate::os::{self, Fork};
 use crate::segment::Segment;
 use crate::signals;
 use crate::sweep::sweep;
-use crate::tensor::{Element, TensorMut};
+use crate::tensor::Element;
+
+mod attached;
+mod filling;
+
+pub use attached::AttachedSession;
+pub use filling::TensorMut;
 
 /// How much of a stream of batches is planned before it is written.
 const HOLD_BYTES: usize = 64 << 20;
