@@ -10,7 +10,7 @@ from theus import _theus
 from theus.entry import view_entry
 from theus.errors import SegmentNotFoundError
 
-__all__ = ["SessionInfo", "open_segment", "sessions", "sweep"]
+__all__ = ["SessionInfo", "find_segment", "open_segment", "sessions", "sweep"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +59,23 @@ def open_segment(path_or_name: str | os.PathLike[str], *, trusted: bool = False)
     CorruptSegmentError
         If the bytes are not what the format promises; it says where.
     """
+    segment = find_segment(path_or_name)
+    if not trusted:
+        segment.validate()
+    return view_entry(segment, None, None)
+
+
+def find_segment(path_or_name: str | os.PathLike[str]) -> _theus.Segment:
+    """Map the segment that :func:`open_segment` opens, after checking its structure."""
     name = os.fspath(path_or_name)
     session, slash, key = name.partition("/")
     if session and slash and not name.startswith("."):
         for entry, segment, _, _ in _theus.catalog(session)[1]:
             if entry == key:
-                return _view(_theus.open_segment(segment), trusted=trusted)
+                return _theus.open_segment(segment)
         msg = f"session {session} has no published entry {key!r}"
         raise SegmentNotFoundError(msg)
-    return _view(_theus.open_segment(name), trusted=trusted)
-
-
-def _view(segment: _theus.Segment, *, trusted: bool) -> Any:
-    if not trusted:
-        segment.validate()
-    return view_entry(segment, None, None)
+    return _theus.open_segment(name)
 
 
 def sessions() -> list[SessionInfo]:

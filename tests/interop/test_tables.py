@@ -1,5 +1,6 @@
 """Every Arrow type into the heavy zone and back: here, in a worker, and by a stock reader."""
 
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from memory import peak_of
 
 import theus
 from theus import TheusEngine
+from theus.inspection import inspect, main
 
 SAMPLES = samples()
 SHAPES = {
@@ -324,6 +326,31 @@ def test_what_is_not_valid_is_refused_unless_it_is_trusted(zone, tmp_path):
     place.write_bytes(good + b"\0")
     with pytest.raises(theus.CorruptSegmentError, match="end as an Arrow file"):
         theus.open(place, trusted=True)
+
+
+def test_inspect_says_what_is_there_or_what_is_wrong(zone, tmp_path, capsys):
+    zone.heavy.put("table", pa.table({"text": ["first text", "b"], "n": [1, 2]}))
+    zone.heavy.put("tensor", np.zeros((2, 3), "f4"))
+    zone.heavy.put("array", pa.array([1, None, 3]))
+    session = zone.heavy.stats()["session"]
+    assert main(["inspect", f"{session}/table"]) == 0
+    shown = capsys.readouterr().out
+    assert "rows     2" in shown
+    assert "text: string" in shown
+    assert main(["inspect", "--json", zone.heavy.path("tensor")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["shape"], found["dtype"], found["name"]) == ([2, 3], "float32", "tensor")
+    assert inspect(f"{session}/array")["columns"] == {"array": "int64"}
+    path = Path(zone.heavy.path("table"))
+    place = tmp_path / path.name
+    for bad in (
+        path.read_bytes()[:-9],
+        path.read_bytes().replace(b"first", b"\xff\xfe\xff\xfe\xff"),
+    ):
+        place.write_bytes(bad)
+        assert main(["inspect", str(place)]) == 1
+        assert "is not a valid segment" in capsys.readouterr().err
+    assert main(["inspect", f"{session}/nothing"]) == 1
 
 
 def test_opening_looks_at_no_rows(zone, python):
