@@ -36,6 +36,8 @@ class TableDraft:
         Of its columns, each of a fixed width.
     num_rows : int
         How many rows it has.
+    held : Segment or Output
+        Its memory.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class TableDraft:
         self.name = name
         self.schema = schema
         self.num_rows = num_rows
-        self._held = held
+        self.held = held
         self._places = dict(zip(schema.names, held.blanks, strict=True))
         self._seal = seal
 
@@ -113,7 +115,9 @@ class TableDraft:
             self[column][...] = values
         else:
             chunks: Any = values if isinstance(values, pa.ChunkedArray) else None
-            made: Any = chunks.cast(kind).combine_chunks() if chunks else pa.array(values, kind)
+            made: Any = (
+                pa.array(values, kind) if chunks is None else chunks.cast(kind).combine_chunks()
+            )
             self._check_rows(column, len(made))
             self._copy(column, made)
             null = made.is_null().to_numpy(zero_copy_only=False)
@@ -146,7 +150,7 @@ class TableDraft:
 
     def _bytes(self, place: tuple[int, int]) -> Array:
         offset, length = place
-        whole: Any = np.frombuffer(memoryview(self._held.buffer()), np.uint8)
+        whole: Any = np.frombuffer(memoryview(self.held.buffer()), np.uint8)
         return whole[offset : offset + length]
 
     def _check_rows(self, column: str, found: int) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from theus import _theus, array, copies, incoming, tensor
 from theus.array import ShmArray, handle_of, view_segment
 from theus.entry import Entry, FrameViews, find_entry
+from theus.errors import EntryNotFoundError
 from theus.filling import TableDraft, check_schema
 from theus.table import find_part, is_whole
 
@@ -187,7 +188,7 @@ class HeavyZone(FrameViews):
         segment = self._session.alloc_table(name, schema, num_rows)
         self._watch(segment)
         entry = Entry(name, segment)
-        table = TableDraft(name, schema, num_rows, segment, lambda: self.seal(name))
+        table = TableDraft(name, schema, num_rows, segment, lambda: self._seal_table(table))
         with self._store.lock:
             self._drafts[name] = _Draft(entry, table)
         return table
@@ -485,10 +486,19 @@ class HeavyZone(FrameViews):
 
     def _drafted_entry(self, table: TableDraft) -> Entry:
         """Return the entry that a table being filled is, or has become."""
-        for draft in self._drafts.values():
-            if draft.table is table:
-                return draft.entry
-        return find_entry(self._store.current.entries, table.name)
+        drafts = (draft.entry for draft in self._drafts.values())
+        for entry in (*drafts, *self._store.current.entries.values()):
+            if entry.segment is table.held and entry.handle is None and entry.part is None:
+                return entry
+        msg = f"table {table.name!r} was replaced or freed: its name is another's, or nobody's"
+        raise EntryNotFoundError(msg)
+
+    def _seal_table(self, table: TableDraft) -> Any:
+        with self._store.lock:
+            entry = self._drafted_entry(table)
+            if not entry.segment.published:
+                self._publish({entry.name: entry})
+            return entry.view()
 
     def _table_entry(self, key: str, value: Any) -> Entry | None:
         """Return the entry that a table is, or the view of one that it is."""

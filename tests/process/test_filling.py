@@ -108,6 +108,17 @@ def test_columns_are_memory(zone):
     assert not draft["i"].flags.writeable
 
 
+def test_one_that_was_replaced_is_not_taken_for_the_other(zone):
+    old = zone.heavy.alloc_table("t", SCHEMA, 3)
+    new = zone.heavy.alloc_table("t", SCHEMA, 5)
+    with pytest.raises(theus.EntryNotFoundError, match="replaced or freed"):
+        old.seal()
+    assert new.seal().num_rows == 5
+    assert new.seal().num_rows == 5
+    with pytest.raises(theus.EntryNotFoundError, match="replaced or freed"):
+        zone.compare_and_swap(zone.state.version, heavy={"other": old})
+
+
 def test_it_is_published_by_a_swap_too(zone):
     draft = zone.heavy.alloc_table("t", SCHEMA, ROWS)
     draft.set("i", VALUES["i"])
