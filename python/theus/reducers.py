@@ -18,10 +18,13 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OUT_OF_BAND_BYTES", "reduce_array", "reduce_other"]
+__all__ = ["LIBRARIES", "OUT_OF_BAND_BYTES", "reduce_array", "reduce_other"]
 
 OUT_OF_BAND_BYTES = 512 * 1024
 """Buffers from this size on leave the pickle. See benches/NOTES.md for how it was measured."""
+
+LIBRARIES = frozenset({"pandas", "polars", "pyarrow", "torch"})
+"""The packages whose values :func:`reduce_other` knows."""
 
 Array = np.ndarray[Any, Any]
 Reduced = tuple[Any, ...]
@@ -91,28 +94,29 @@ def _load_masked(data: Array, mask: Array | None, state: dict[str, Any]) -> Arra
 # --- Arrow, Polars and PyTorch -----------------------------------------------------------------
 
 
-def reduce_other(value: object, lies_in_segment: Callable[[int, int], bool]) -> Reduced | None:
+def reduce_other(
+    library: str, value: object, lies_in_segment: Callable[[int, int], bool]
+) -> Reduced | None:
     """Reduce a Polars frame or series, pandas' Arrow data, a tensor, or a part of Arrow data.
 
     A library that is not loaded has no values to reduce, so none is imported here.
 
     Parameters
     ----------
+    library : str
+        The package of the value's type, one of `LIBRARIES`.
     value : object
         Any value.
     lies_in_segment : callable
         Whether bytes at an address travel by handle, given their number.
     """
-    library = type(value).__module__.partition(".")[0]
     if library == "polars":
         return _reduce_polars(value)
     if library == "pyarrow":
         return _reduce_arrow(value, lies_in_segment)
     if library == "pandas":
         return _reduce_pandas(value)
-    if library == "torch":
-        return _reduce_torch(value)
-    return None
+    return _reduce_torch(value)
 
 
 def _reduce_polars(value: Any) -> Reduced | None:

@@ -22,7 +22,7 @@ from theus import _theus, copies
 from theus._theus import Output, Transient
 from theus.array import Handle, ShmArray, attach_segment, handle_of, view_handle
 from theus.errors import HeavyZoneFullError, UnpicklableError
-from theus.reducers import OUT_OF_BAND_BYTES, reduce_array, reduce_other
+from theus.reducers import LIBRARIES, OUT_OF_BAND_BYTES, reduce_array, reduce_other
 from theus.table import TablePart, find_part, view_part
 
 if TYPE_CHECKING:
@@ -127,9 +127,12 @@ class _Pickler(cloudpickle.Pickler):
                 name = obj.__name__ if isinstance(obj, ModuleType) else obj.__module__
                 self._modules.add(name)
         else:
-            reduced = self._reduce_arrow(obj) or reduce_other(obj, self._lies_in_segment)
-            if reduced is not None:
-                return reduced
+            library = type(obj).__module__.partition(".")[0]
+            if library in LIBRARIES:
+                reduced = self._reduce_arrow(obj) if library == "pyarrow" else None
+                reduced = reduced or reduce_other(library, obj, self._lies_in_segment)
+                if reduced is not None:
+                    return reduced
         return super().reducer_override(obj)
 
     def _reduce_array(self, array: np.ndarray[Any, Any]) -> Any:
@@ -161,8 +164,6 @@ class _Pickler(cloudpickle.Pickler):
 
     def _reduce_arrow(self, value: Any) -> Any:
         """Reduce a part of a segment's table, or a buffer in a segment, to a handle."""
-        if type(value).__module__.partition(".")[0] != "pyarrow":
-            return None
         part = find_part(value, self._hold)
         if part is not None:
             held, part, schema = part
