@@ -14,6 +14,7 @@ import numpy as np
 
 from theus import _theus, array, copies, incoming, tensor
 from theus.array import ShmArray, handle_of, view_segment
+from theus.draft import Draft
 from theus.entry import Entry, FrameViews, find_entry
 from theus.errors import EntryNotFoundError
 from theus.filling import TableDraft, check_schema
@@ -45,36 +46,6 @@ class HeavyStats(TypedDict):
     limit_bytes: int | None
 
 
-class _Draft:
-    """An allocated entry that is still being written, and what was handed out to write it."""
-
-    __slots__ = ("_array", "address", "entry", "table")
-
-    def __init__(self, entry: Entry, written: ShmArray | TableDraft) -> None:
-        self.entry = entry
-        self.table = written if isinstance(written, TableDraft) else None
-        self._array = None if isinstance(written, TableDraft) else ref(written)
-        self.address = entry.segment.buffer().address
-
-    def view(self) -> ShmArray | TableDraft:
-        if self.table is not None:
-            return self.table
-        held = self._array and self._array()
-        if held is None:
-            held = view_segment(self.entry.segment)
-            self._array = ref(held)
-        return held
-
-    def close(self) -> None:
-        """Let the array that was handed out refuse writes; the segment itself is sealed."""
-        held = self._array and self._array()
-        if held is not None:
-            held.flags.writeable = False
-
-    def holds(self, low: int) -> bool:
-        return self.address <= low < self.address + self.entry.segment.length_bytes
-
-
 class HeavyZone(FrameViews):
     """Named arrays and tables in managed shared memory.
 
@@ -97,7 +68,7 @@ class HeavyZone(FrameViews):
         self._session = session
         self._store = store
         self.released: Callable[[int], None] | None = None
-        self._drafts: dict[str, _Draft] = {}
+        self._drafts: dict[str, Draft] = {}
         self._watched: dict[int, ref[Segment]] = {}
 
     # --- making entries ---
@@ -155,7 +126,7 @@ class HeavyZone(FrameViews):
             if mutable:
                 self._store.commit({}, {name: entry})
             else:
-                self._drafts[name] = _Draft(entry, written)
+                self._drafts[name] = Draft(entry, written)
         return written
 
     def alloc_table(self, name: str, schema: Any, num_rows: int) -> TableDraft:
@@ -190,7 +161,7 @@ class HeavyZone(FrameViews):
         entry = Entry(name, segment)
         table = TableDraft(name, schema, num_rows, segment, lambda: self._seal_table(table))
         with self._store.lock:
-            self._drafts[name] = _Draft(entry, table)
+            self._drafts[name] = Draft(entry, table)
         return table
 
     @overload
@@ -515,7 +486,7 @@ class HeavyZone(FrameViews):
         found = _theus.locate(address, nbytes)
         return None if found is None else self.pin(found[0])
 
-    def _draft_of(self, value: Array) -> _Draft | None:
+    def _draft_of(self, value: Array) -> Draft | None:
         low, _ = np.lib.array_utils.byte_bounds(value)
         return next((d for d in self._drafts.values() if d.holds(low)), None)
 
