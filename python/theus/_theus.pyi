@@ -3,7 +3,9 @@
 Everything here is private to the package; the public names live in ``theus``.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, final
 
 from typing_extensions import Buffer as SupportsBuffer
@@ -32,7 +34,12 @@ class Session:
     """The lifetime root: its lock file lives exactly as long as this process holds it."""
 
     @staticmethod
-    def create(*, backend: str | None = None, heavy_limit: int | None = None) -> Session:
+    def create(
+        *,
+        backend: str | None = None,
+        heavy_limit: int | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
+    ) -> Session:
         """Sweep what dead sessions left, then create a session with its lock and its catalog.
 
         `backend` is "linux" (the default) or "portable".
@@ -108,6 +115,10 @@ class Session:
 
     @property
     def heavy_limit(self) -> int | None: ...
+    @property
+    def spill_dir(self) -> Path | None:
+        """The directory for segments that do not fit in memory."""
+
     def close(self) -> None:
         """Unlink every name of the session, the lock last. Idempotent. Views stay valid."""
 
@@ -176,6 +187,10 @@ class Segment:
     @property
     def dtype(self) -> str | None: ...
     @property
+    def spilled(self) -> bool:
+        """Whether it lies on disk, because it did not fit in memory."""
+
+    @property
     def copied_at_publication(self) -> bool:
         """True if a fork between allocation and publication made a copy necessary."""
 
@@ -210,7 +225,10 @@ class Transient:
 
     @staticmethod
     def create(
-        pickle: Sequence[SupportsBuffer], buffers: Sequence[SupportsBuffer | int], what: str
+        pickle: Sequence[SupportsBuffer],
+        buffers: Sequence[SupportsBuffer | int],
+        what: str,
+        spill_dir: str | os.PathLike[str] | None = None,
     ) -> Transient:
         """Copy the pieces of a pickle and the buffers in, in parallel.
 
@@ -230,12 +248,16 @@ class Transient:
         """A private copy-on-write view of the bytes, a new one at each call."""
 
 @final
-class Budget:
-    """A worker's seat at its session's budget."""
+class Zone:
+    """A worker's part of its session's heavy zone."""
 
     @staticmethod
-    def from_fd(fd: int, seat: int, session: str) -> Budget:
-        """The worker's mapping of the page; takes the descriptor over, and closes it."""
+    def from_fd(fd: int, seat: int, session: str) -> Zone:
+        """The worker in `seat` at the budget behind a descriptor, which is taken over."""
+
+    @property
+    def spill_dir(self) -> Path | None:
+        """The directory for segments that do not fit in memory."""
 
     def create_output(
         self,
@@ -321,7 +343,7 @@ def sessions() -> list[tuple[str, bool, int, int]]:
 def catalog(session: str) -> tuple[int, list[tuple[str, str, int, int]]]:
     """State version and (key, segment name, version, length in bytes) of a living session."""
 
-def sweep() -> list[str]:
+def sweep(spill_dir: str | os.PathLike[str] | None = None) -> list[str]:
     """Remove what dead sessions of this user left; the names that were removed."""
 
 def fork_generation() -> int:

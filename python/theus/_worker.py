@@ -21,7 +21,7 @@ from types import FrameType
 from typing import Any
 
 from theus import _theus, wire
-from theus._theus import Budget, Channel, Control, Segment, Transient
+from theus._theus import Channel, Control, Segment, Transient, Zone
 from theus.array import Handle, restore_dtype
 from theus.context import ParallelContext
 from theus.contracts import call_with_context, call_with_item, finish
@@ -89,10 +89,10 @@ class _LazyDomain(Mapping[str, Any]):
 class Worker:
     """The state of one worker process."""
 
-    def __init__(self, channel: Channel, control: Control, budget: Budget) -> None:
+    def __init__(self, channel: Channel, control: Control, zone: Zone) -> None:
         self._channel = channel
         self._control = control
-        self._budget = budget
+        self._zone = zone
         self._segments: dict[str, Segment] = {}
         self._states: dict[int, tuple[_LazyDomain, dict[str, _Attachment], frozenset[str]]] = {}
         self._functions: dict[int, tuple[int, bytes, Transient | None]] = {}
@@ -193,7 +193,7 @@ class Worker:
         if function is None:
             function = self._resolved[number] = resolve(*self._functions[number])
         domain, entries, names = self._states[version]
-        heavy = TaskHeavy(entries, self._budget)
+        heavy = TaskHeavy(entries, self._zone)
         self._given = set(names)
         given = wire.loads(inputs)
         if call == CALL_PLAIN:
@@ -205,7 +205,9 @@ class Worker:
             )
         else:
             result = call_with_context(function, ParallelContext(domain, given, heavy), given)
-        return wire.dumps(finish(result), self._pin, label="result", made=heavy)
+        return wire.dumps(
+            finish(result), self._pin, label="result", made=heavy, spill_dir=self._zone.spill_dir
+        )
 
     def _message(self, data: bytes) -> wire.Message:
         """Return what an attachment stands for: an empty one for the parts that came before it."""
@@ -288,7 +290,7 @@ def main(arguments: list[str]) -> None:
         Worker(
             Channel.from_fd(channel),
             Control.from_fd(control),
-            Budget.from_fd(budget, seat, session),
+            Zone.from_fd(budget, seat, session),
         ).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         # The owner is on its way out without having said so. Its socket closes before its lock is

@@ -53,11 +53,17 @@ class TheusEngine:
     heavy_limit : int, optional
         How many bytes of shared memory the heavy zone may reserve; what older snapshots and running
         tasks still hold counts. The default is what the machine has.
+    spill_dir : path, optional
+        An existing directory, on a disk. What does not fit into `heavy_limit` or the machine's
+        memory is written to files there, which are mapped and removed like the rest; it does not
+        count against `heavy_limit`. Without it, it is a :class:`HeavyZoneFullError`.
 
     Raises
     ------
     ValueError
         If `workers` or `heavy_limit` is not positive, or ``THEUS_BACKEND`` is no backend.
+    SpillDirectoryError
+        If `spill_dir` cannot keep segments; it says what it lacks.
 
     Notes
     -----
@@ -86,6 +92,7 @@ class TheusEngine:
         *,
         workers: int | None = None,
         heavy_limit: int | None = None,
+        spill_dir: str | os.PathLike[str] | None = None,
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         count = cores if workers is None else workers
@@ -96,12 +103,14 @@ class TheusEngine:
             msg = f"heavy_limit is a number of bytes, at least 1, not {heavy_limit}"
             raise ValueError(msg)
         backend = os.environ.get("THEUS_BACKEND")
-        self._session = Session.create(backend=backend, heavy_limit=heavy_limit)
+        self._session = Session.create(
+            backend=backend, heavy_limit=heavy_limit, spill_dir=spill_dir
+        )
         self._generation = fork_generation()
         self._store = StateStore(self._session)
         # None of these refers back to the engine, so that it is collected when it is let go.
         self._heavy = HeavyZone(self._session, self._store)
-        self._references = References(self._heavy.pin)
+        self._references = References(self._heavy.pin, self._session.spill_dir)
         self._dispatcher = Dispatcher(
             self._session, count, max(1, cores // count), self._references, self._heavy.adopt
         )
@@ -337,7 +346,9 @@ class TheusEngine:
         reference, state = self._references.of(fn), self._store.current
 
         def send(item: object) -> ItemFuture[Any]:
-            inputs = wire.dumps(item, self._heavy.pin, label="item")
+            inputs = wire.dumps(
+                item, self._heavy.pin, label="item", spill_dir=self._session.spill_dir
+            )
             future: ItemFuture[Any] = ItemFuture(self._dispatcher)
             future.task = Task(reference, state, call=CALL_ITEM, inputs=inputs, outcome=future)
             self._dispatcher.submit(future.task, attended=False)
@@ -419,7 +430,9 @@ class TheusEngine:
         if not isinstance(key, str):
             msg = f"domain keys are str, not {type(key).__name__}: {key!r}"
             raise TypeError(msg)
-        return wire.dumps(value, self._heavy.pin, label=f"domain[{key!r}]")
+        return wire.dumps(
+            value, self._heavy.pin, label=f"domain[{key!r}]", spill_dir=self._session.spill_dir
+        )
 
     def _task(
         self,
@@ -433,7 +446,9 @@ class TheusEngine:
             require_context(fn)
         self._check_open()
         reference: Reference = self._references.of(fn)
-        message = wire.dumps(inputs, self._heavy.pin, label="inputs")
+        message = wire.dumps(
+            inputs, self._heavy.pin, label="inputs", spill_dir=self._session.spill_dir
+        )
         return Task(
             reference,
             self._store.current,

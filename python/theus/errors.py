@@ -20,6 +20,7 @@ __all__ = [
     "RemoteTraceback",
     "SegmentNotFoundError",
     "SessionClosedError",
+    "SpillDirectoryError",
     "StaleSegmentError",
     "StateConflictError",
     "TheusError",
@@ -52,6 +53,10 @@ class StaleSegmentError(TheusError, LookupError):
 
 class HeavyZoneFullError(TheusError, MemoryError):
     """A reservation does not fit: into ``heavy_limit``, shared memory, or the control group."""
+
+
+class SpillDirectoryError(TheusError, OSError):
+    """The directory given as ``spill_dir`` cannot keep segments; the message says what it lacks."""
 
 
 class CorruptSegmentError(TheusError, ValueError):

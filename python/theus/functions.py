@@ -128,8 +128,9 @@ _MISSING = object()
 class References:
     """The caller's side: makes the reference of a function for each call."""
 
-    def __init__(self, pin: Callable[[str], object | None]) -> None:
+    def __init__(self, pin: Callable[[str], object | None], spill_dir: Path | None) -> None:
         self._pin = pin
+        self._spill_dir = spill_dir
         self._importable: WeakKeyDictionary[Callable[..., Any], _Importable] = WeakKeyDictionary()
         self._stamps: dict[str, tuple[object, Stamp | None]] = {}
 
@@ -185,6 +186,7 @@ class References:
                     self._pin,
                     label=f"function {name}",
                     modules=modules,
+                    spill_dir=self._spill_dir,
                 )
             finally:
                 if force and home is not None:

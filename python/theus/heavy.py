@@ -44,6 +44,7 @@ class HeavyStats(TypedDict):
     pinned_bytes: int
     used_bytes: int
     limit_bytes: int | None
+    spilled_bytes: int
 
 
 class HeavyZone(FrameViews):
@@ -276,19 +277,21 @@ class HeavyZone(FrameViews):
         dict
             ``published_bytes`` are those of the current state, ``draft_bytes`` those not published
             yet, ``pinned_bytes`` those kept by older snapshots, running tasks or held entries.
-            ``used_bytes`` is everything that counts against ``limit_bytes``.
+            ``used_bytes`` is everything that counts against ``limit_bytes``; ``spilled_bytes`` are
+            those of the others that lie in ``spill_dir``, where nothing counts.
         """
         with self._store.lock:
             entries = self._store.current.entries
             published = {e.segment.number: e.segment.length_bytes for e in entries.values()}
-            drafts = {
-                d.entry.segment.number: d.entry.segment.length_bytes for d in self._drafts.values()
-            }
-            alive = {
-                number: segment.length_bytes
+            open_drafts = [draft.entry.segment for draft in self._drafts.values()]
+            drafts = {segment.number: segment.length_bytes for segment in open_drafts}
+            watched = {
+                number: segment
                 for number, watched in list(self._watched.items())
                 if (segment := watched()) is not None
             }
+            alive = {number: segment.length_bytes for number, segment in watched.items()}
+            known = {segment.number: segment for segment in open_drafts} | watched
             return HeavyStats(
                 session=self._session.id,
                 entries=len(entries),
@@ -302,6 +305,7 @@ class HeavyZone(FrameViews):
                 ),
                 used_bytes=self._session.used_bytes(),
                 limit_bytes=self._session.heavy_limit,
+                spilled_bytes=sum(s.length_bytes for s in known.values() if s.spilled),
             )
 
     def __getitem__(self, name: str) -> Any:

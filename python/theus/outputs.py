@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike
 
-    from theus._theus import Budget, Output
+    from theus._theus import Output, Zone
     from theus.entry import SupportsView
 
 __all__ = ["TaskHeavy"]
@@ -33,11 +33,11 @@ class TaskHeavy(HeavyView):
     name from this task only.
     """
 
-    __slots__ = ("_budget", "_made", "_outputs", "_put", "_tables")
+    __slots__ = ("_made", "_outputs", "_put", "_tables", "_zone")
 
-    def __init__(self, entries: Mapping[str, SupportsView], budget: Budget) -> None:
+    def __init__(self, entries: Mapping[str, SupportsView], zone: Zone) -> None:
         super().__init__(entries)
-        self._budget = budget
+        self._zone = zone
         self._outputs: dict[str, Output] = {}
         self._made: WeakSet[Output] = WeakSet()
         self._put: WeakSet[Output] = WeakSet()
@@ -76,7 +76,7 @@ class TaskHeavy(HeavyView):
         UnsupportedDtypeError
             If `dtype` holds Python objects.
         """
-        made = tensor.allocate(self._budget.create_output, name, shape, dtype, order)
+        made = tensor.allocate(self._zone.create_output, name, shape, dtype, order)
         return view_segment(self._keep(name, made))
 
     def alloc_table(self, name: str, schema: Any, num_rows: int) -> TableDraft:
@@ -100,7 +100,7 @@ class TaskHeavy(HeavyView):
             As for the engine's ``heavy.alloc_table``.
         """
         schema = check_schema(name, schema, num_rows)
-        made = self._budget.alloc_table_output(name, schema, num_rows)
+        made = self._zone.alloc_table_output(name, schema, num_rows)
 
         def seal() -> Any:
             made.complete()
@@ -137,7 +137,7 @@ class TaskHeavy(HeavyView):
         HeavyZoneFullError, UnsupportedDtypeError
             As for :meth:`alloc`.
         """
-        create = self._budget.create_output, self._budget.create_table_output
+        create = self._zone.create_output, self._zone.create_table_output
         made = self._keep(name, incoming.copy_in(*create, name, obj, views=views))
         self._put.add(made)
         return self._view(made)

@@ -83,8 +83,14 @@ def sessions() -> list[SessionInfo]:
     return [SessionInfo(*info) for info in _theus.sessions()]
 
 
-def sweep() -> list[str]:
-    """Remove what dead sessions of this user left in shared memory.
+def sweep(spill_dir: str | os.PathLike[str] | None = None) -> list[str]:
+    """Remove what dead sessions of this user left in shared memory, and where they spilled.
+
+    Parameters
+    ----------
+    spill_dir : path, optional
+        A directory that sessions spilled to: what they left there is removed even if they have
+        nothing in memory any more, since the machine was restarted, say.
 
     Returns
     -------
@@ -95,4 +101,4 @@ def sweep() -> list[str]:
     -----
     Every engine does this when it starts.
     """
-    return _theus.sweep()
+    return _theus.sweep(spill_dir)

@@ -27,6 +27,7 @@ from theus.table import TablePart, find_part, view_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from theus._theus import Segment
     from theus.outputs import TaskHeavy
@@ -265,6 +266,7 @@ def dumps(
     label: str,
     modules: set[str | None] | None = None,
     made: TaskHeavy | None = None,
+    spill_dir: Path | None = None,
 ) -> Message:
     """Pickle `obj` for another process of this engine.
 
@@ -281,6 +283,8 @@ def dumps(
         Collects the names of the modules the pickle refers to.
     made : TaskHeavy, optional
         Where the arrays that a task made in place are found.
+    spill_dir : pathlib.Path, optional
+        Where large buffers go that do not fit in memory.
 
     Returns
     -------
@@ -317,11 +321,16 @@ def dumps(
     if not pickler.buffers and file.length < OUT_OF_BAND_BYTES:
         data, parts = b"".join(file.chunks), None
     else:
-        data, parts = b"", _fill(file.chunks, pickler, label)
+        data, parts = b"", _fill(file.chunks, pickler, label, spill_dir)
     return Message(data, parts, pickler.pins, pickler.outputs)
 
 
-def _fill(pickle_chunks: list[bytes | memoryview], pickler: _Pickler, label: str) -> Transient:
+def _fill(
+    pickle_chunks: list[bytes | memoryview],
+    pickler: _Pickler,
+    label: str,
+    spill_dir: Path | None,
+) -> Transient:
     strided = [pickler.strided.get(_address(raw)) for raw in pickler.buffers]
     buffers = [
         raw if source is None else raw.nbytes
@@ -329,7 +338,7 @@ def _fill(pickle_chunks: list[bytes | memoryview], pickler: _Pickler, label: str
     ]
     nbytes = sum(map(len, pickle_chunks)) + sum(raw.nbytes for raw in pickler.buffers)
     copies.spend(label, None, nbytes, "it is a large value outside the heavy zone")
-    parts = Transient.create(pickle_chunks, buffers, label)
+    parts = Transient.create(pickle_chunks, buffers, label, spill_dir)
     for (offset, _), source in zip(parts.parts[1:], strided, strict=True):
         if source is not None:
             _write_strided(parts, offset, source)

@@ -46,6 +46,7 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         Error::SegmentNotFound { .. } => "SegmentNotFoundError",
         Error::EntryNotFound { .. } => "EntryNotFoundError",
         Error::HeavyZoneFull { .. } => "HeavyZoneFullError",
+        Error::SpillDirectory { .. } => "SpillDirectoryError",
         Error::CorruptSegment { .. } => "CorruptSegmentError",
         Error::Unpublished { .. } => "UnpublishedError",
         Error::SessionClosed { .. } => "SessionClosedError",

@@ -23,7 +23,7 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<segment::Segment>()?;
     module.add_class::<buffer::Buffer>()?;
     module.add_class::<transient::Transient>()?;
-    module.add_class::<output::Budget>()?;
+    module.add_class::<output::Zone>()?;
     module.add_class::<output::Output>()?;
     module.add_function(wrap_pyfunction!(segment::open_segment, module)?)?;
     module.add_function(wrap_pyfunction!(segment::locate, module)?)?;

@@ -1,4 +1,4 @@
-//! `Budget` and `Output`: what a worker makes in place for its result.
+//! `Zone` and `Output`: what a worker makes in place for its result.
 
 #![expect(
     clippy::needless_pass_by_value,
@@ -6,13 +6,14 @@
 )]
 
 use std::os::fd::RawFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use pyo3_arrow::PySchema;
-use theus::SessionId;
 use theus::layout::table::ExtraCopy;
+use theus::{Budget, SpillDirectory};
 
 use crate::buffer::Buffer;
 use crate::c_data::Arrays;
@@ -22,23 +23,25 @@ use crate::payload::Payload;
 use crate::session::Layout;
 use crate::table::{Span, kind, new_table, spans, table_spec, tensor};
 
-/// A worker's seat at its session's budget.
+/// A worker's part of its session's heavy zone.
 #[pyclass(frozen, module = "theus._theus")]
-pub(crate) struct Budget {
-    session: SessionId,
-    budget: Arc<theus::Budget>,
-}
+pub(crate) struct Zone(theus::Zone);
 
 #[pymethods]
-impl Budget {
-    /// The worker's mapping of the page; takes the descriptor over, and closes it.
+impl Zone {
+    /// The worker in `seat` at the budget behind a descriptor, which is taken over and closed.
     #[staticmethod]
     fn from_fd(py: Python<'_>, fd: RawFd, seat: usize, session: &str) -> PyResult<Self> {
         let file = take_over(fd)?;
         let session = session.parse().map_err(|error| to_py(py, error))?;
-        let budget = theus::Budget::from_fd(file, seat).map_err(|error| to_py(py, error))?;
-        let budget = Arc::new(budget);
-        Ok(Self { session, budget })
+        let budget = Budget::from_fd(file, seat).map_err(|error| to_py(py, error))?;
+        Ok(Self(theus::Zone::of_worker(session, budget)))
+    }
+
+    /// The directory for segments that do not fit in memory.
+    #[getter]
+    fn spill_dir(&self) -> Option<&Path> {
+        self.0.spill().map(SpillDirectory::path)
     }
 
     #[pyo3(signature = (key, shape, element, data = None, *, dtype = None, fortran = false, trailing_bytes = false))]
@@ -61,10 +64,7 @@ impl Budget {
         };
         let spec = layout.spec(py, key, &shape, element, dtype)?;
         let bytes = data.as_ref().map(|data| data.bytes(py));
-        without_gil(py, || {
-            theus::Output::create(&self.session, spec, bytes, &self.budget)
-        })
-        .map(Output)
+        without_gil(py, || theus::Output::create(&self.0, spec, bytes)).map(Output)
     }
 
     /// Write a table or array of anything with the Arrow C data interface, with one copy.
@@ -79,10 +79,7 @@ impl Budget {
         streamed: bool,
     ) -> PyResult<Output> {
         let table = new_table(key, source, as_array, views, streamed);
-        without_gil(py, || {
-            theus::Output::put(&self.session, table, &self.budget)
-        })
-        .map(Output)
+        without_gil(py, || theus::Output::put(&self.0, table)).map(Output)
     }
 
     /// Lay out a table of zeros, to be filled in place.
@@ -95,7 +92,7 @@ impl Budget {
     ) -> PyResult<Output> {
         let (spec, schema) = (table_spec(key), schema.into_inner());
         without_gil(py, || {
-            theus::Output::alloc_table(&self.session, spec, &schema, rows, &self.budget)
+            theus::Output::alloc_table(&self.0, spec, &schema, rows)
         })
         .map(Output)
     }

@@ -141,6 +141,12 @@ impl Segment {
         self.inner.was_copied()
     }
 
+    /// Whether it lies on disk.
+    #[getter]
+    fn spilled(&self) -> bool {
+        self.inner.is_spilled()
+    }
+
     #[getter]
     fn body_offset(&self) -> usize {
         self.inner.body_offset()
@@ -163,11 +169,10 @@ impl Segment {
 /// Map a published segment read-only, by name or by path; structure is always checked.
 #[pyfunction]
 pub(crate) fn open_segment(py: Python<'_>, name_or_path: &str) -> PyResult<Segment> {
-    let path = match name_or_path.parse::<SegmentName>() {
-        Ok(name) => name.path(),
-        Err(_) => Path::new(name_or_path).to_owned(),
-    };
-    let segment = without_gil(py, || theus::Segment::open(&path))?;
+    let segment = without_gil(py, || match name_or_path.parse::<SegmentName>() {
+        Ok(name) => theus::Segment::find(&name),
+        Err(_) => theus::Segment::open(Path::new(name_or_path)),
+    })?;
     Ok(Segment::new(Arc::new(segment)))
 }
 

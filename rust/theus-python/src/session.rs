@@ -1,13 +1,14 @@
 //! `Session`: the lifetime root, and what can be seen of others.
 
 use std::os::fd::{IntoRawFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3_arrow::PySchema;
 use theus::dispatch::Kind;
 use theus::layout::tensor::{ElementType, Order, TensorSpec};
-use theus::{Backend, Config, SessionId};
+use theus::{Backend, Config, SessionId, SpillDirectory};
 
 use crate::c_data::Arrays;
 use crate::channel::Channel;
@@ -23,13 +24,19 @@ pub(crate) struct Session(theus::Session);
 #[pymethods]
 impl Session {
     #[staticmethod]
-    #[pyo3(signature = (*, backend = None, heavy_limit = None))]
-    fn create(py: Python<'_>, backend: Option<&str>, heavy_limit: Option<u64>) -> PyResult<Self> {
+    #[pyo3(signature = (*, backend = None, heavy_limit = None, spill_dir = None))]
+    fn create(
+        py: Python<'_>,
+        backend: Option<&str>,
+        heavy_limit: Option<u64>,
+        spill_dir: Option<PathBuf>,
+    ) -> PyResult<Self> {
         let backend = backend.map_or(Ok(Backend::default()), str::parse);
         let backend = backend.map_err(|error| to_py(py, error))?;
         let config = Config {
             backend,
             heavy_limit,
+            spill_dir,
         };
         without_gil(py, || theus::Session::create(config)).map(Self)
     }
@@ -52,6 +59,12 @@ impl Session {
     #[getter]
     fn heavy_limit(&self) -> Option<u64> {
         self.0.config().heavy_limit
+    }
+
+    /// The directory for segments that do not fit in memory.
+    #[getter]
+    fn spill_dir(&self) -> Option<&Path> {
+        self.0.zone().spill().map(SpillDirectory::path)
     }
 
     fn used_bytes(&self) -> u64 {
@@ -121,7 +134,7 @@ impl Session {
 
     /// Forget what a worker that has died had reserved.
     fn clear_seat(&self, seat: usize) {
-        self.0.budget().clear(seat);
+        self.0.zone().budget().clear(seat);
     }
 
     /// Take over the tensor whose descriptor came with an OUTPUT frame of the worker in `seat`.
@@ -216,8 +229,13 @@ pub(crate) fn catalog(py: Python<'_>, session: &str) -> PyResult<(u64, Rows)> {
 
 /// Remove what dead sessions of this user left; the names that were removed.
 #[pyfunction]
-pub(crate) fn sweep(py: Python<'_>) -> PyResult<Vec<String>> {
-    without_gil(py, theus::sweep::sweep)
+#[pyo3(signature = (spill_dir = None))]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "converted from a Python object"
+)]
+pub(crate) fn sweep(py: Python<'_>, spill_dir: Option<PathBuf>) -> PyResult<Vec<String>> {
+    without_gil(py, || theus::sweep::sweep(spill_dir.as_deref()))
 }
 
 /// How many forks lie between this process and the one that first loaded the library.

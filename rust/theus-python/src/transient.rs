@@ -5,6 +5,7 @@
     reason = "arguments are converted into values of their own"
 )]
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -23,18 +24,20 @@ impl Transient {
     /// Copies the pieces of a pickle and the buffers in, in parallel. A buffer given as a number is
     /// so many zero bytes, to be filled by `write`.
     #[staticmethod]
+    #[pyo3(signature = (pickle, buffers, what, spill_dir = None))]
     fn create(
         py: Python<'_>,
         pickle: Vec<Payload>,
         buffers: Vec<Slot>,
         what: &str,
+        spill_dir: Option<PathBuf>,
     ) -> PyResult<Self> {
         let pickle: Vec<&[u8]> = pickle.iter().map(|piece| piece.bytes(py)).collect();
         let buffers: Vec<_> = buffers.iter().map(|slot| slot.bytes(py)).collect();
         without_gil(py, || {
             let mut lengths = vec![pickle.iter().map(|piece| piece.len()).sum()];
             lengths.extend(buffers.iter().map(|(length, _)| length));
-            let transient = theus::Transient::create(&lengths, what)?;
+            let transient = theus::Transient::create(&lengths, what, spill_dir.as_deref())?;
             let mut offset = 0;
             let mut pieces = Vec::with_capacity(pickle.len() + buffers.len());
             for piece in pickle {

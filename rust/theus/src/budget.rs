@@ -109,7 +109,7 @@ impl Budget {
             key: key.to_owned(),
             requested: bytes,
             available: limit.saturating_sub(self.used()),
-            limit: "heavy_limit",
+            limit: "heavy_limit".into(),
         })
     }
 

@@ -77,7 +77,7 @@ impl CatalogWriter {
                 length,
                 length_of(MAX_SLOTS),
             )?
-            .ok_or_else(|| backend.full(NAME, length))?;
+            .ok_or_else(|| backend.storage().full(NAME, length))?;
         draft.mapping().keep_from_children()?;
         let mut catalog = Self {
             backend,
@@ -100,7 +100,7 @@ impl CatalogWriter {
         let capacity = capacity.min(MAX_SLOTS);
         let length = length_of(capacity);
         if capacity <= self.capacity || !self.draft.grow(length)? {
-            return Err(self.backend.full(NAME, length));
+            return Err(self.backend.storage().full(NAME, length));
         }
         self.free.extend((self.capacity..capacity).rev());
         self.capacity = capacity;

@@ -1,4 +1,5 @@
 //! Every way this crate fails.
+use std::borrow::Cow;
 use std::collections::TryReserveError;
 use std::path::PathBuf;
 
@@ -62,7 +63,15 @@ pub enum Error {
         /// How many are left.
         available: u64,
         /// What limits them.
-        limit: &'static str,
+        limit: Cow<'static, str>,
+    },
+    /// A directory cannot keep segments that do not fit in memory.
+    #[error("{} cannot be the spill directory: {reason}", path.display())]
+    SpillDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What it lacks.
+        reason: String,
     },
     /// The bytes of a segment are not what its format promises.
     #[error("{segment} is not a valid segment: {reason}")]

@@ -6,8 +6,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::backend::{Access, Available, Backend, Draft};
-use crate::budget::Budget;
+use crate::backend::{Access, Available, Draft, Place};
 use crate::catalog::check_key;
 use crate::copy::{self, Source};
 use crate::descriptor::SegmentName;
@@ -16,11 +15,18 @@ use crate::layout::Spec;
 use crate::layout::table::{BlankColumn, ExtraCopy, TableOptions, TableSpec, TableWriter};
 use crate::layout::tensor::TensorSpec;
 use crate::mapping::Mapping;
+use crate::zone::Zone;
 
-/// A draft whose bytes count against a budget.
+/// How much is read and written at a time when a draft moves to disk.
+const MOVED_BYTES: usize = 4 << 20;
+
+/// A draft, and what is known of it.
 #[derive(Debug)]
 pub(crate) struct Filled {
     pub(crate) draft: Box<dyn Draft>,
+    pub(crate) place: Place,
+    /// What it has reserved of the budget.
+    pub(crate) reserved: u64,
     pub(crate) content: Content,
 }
 
@@ -48,11 +54,10 @@ impl Content {
 
 /// Makes a tensor; its items are zero, or a parallel copy of `data`.
 pub(crate) fn tensor(
-    backend: Backend,
+    zone: &Zone,
     name: &SegmentName,
     spec: TensorSpec,
     data: Option<&[u8]>,
-    budget: &Budget,
 ) -> Result<Filled> {
     check_key(&spec.key)?;
     let body = spec.body_bytes();
@@ -71,21 +76,21 @@ pub(crate) fn tensor(
     } else {
         Access::Sealed
     };
-    let mut growing = Growing::new(backend, name, &spec.key, access, budget);
+    let key = spec.key.clone();
+    let mut growing = Growing::new(zone, name, &key, access);
     let draft = growing.reach(header.len() as u64 + body)?;
     draft.write(0, &header)?;
     if let Some(data) = data {
         let sink = |offset: usize, bytes: &[u8]| draft.write(offset, bytes);
         copy::in_parallel(&[(header.len(), data)], &sink)?;
     }
-    let draft = growing.take();
     let content = Content {
         spec: Spec::Tensor(spec),
         body_offset: header.len(),
         copies: Vec::new(),
         blanks: Vec::new(),
     };
-    Ok(Filled { draft, content })
+    Ok(growing.take(content))
 }
 
 /// A table to be written into a segment.
@@ -106,16 +111,11 @@ pub struct NewTable<'a> {
 
 impl NewTable<'_> {
     /// Writes the table into a new segment, with one copy.
-    pub(crate) fn fill(
-        self,
-        backend: Backend,
-        name: &SegmentName,
-        budget: &Budget,
-    ) -> Result<Filled> {
+    pub(crate) fn fill(self, zone: &Zone, name: &SegmentName) -> Result<Filled> {
         let key = self.spec.key.clone();
         guarded(&key, move || {
             let writer = TableWriter::new(self.spec, &self.schema, self.options)?;
-            table(backend, name, writer, self.batches, self.hold, budget)
+            table(zone, name, writer, self.batches, self.hold)
         })
     }
 }
@@ -131,16 +131,15 @@ fn guarded<T>(entry: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 fn table(
-    backend: Backend,
+    zone: &Zone,
     name: &SegmentName,
     mut writer: TableWriter,
     batches: impl Iterator<Item = std::result::Result<RecordBatch, ArrowError>>,
     hold: usize,
-    budget: &Budget,
 ) -> Result<Filled> {
     let key = writer.spec().key.clone();
     check_key(&key)?;
-    let mut growing = Growing::new(backend, name, &key, Access::Sealed, budget);
+    let mut growing = Growing::new(zone, name, &key, Access::Sealed);
     let mut written = 0;
     for batch in batches {
         let batch = batch.map_err(|error| Error::Table {
@@ -163,18 +162,16 @@ fn table(
         copies: writer.take_copies(),
         blanks: Vec::new(),
     };
-    let draft = growing.take();
-    Ok(Filled { draft, content })
+    Ok(growing.take(content))
 }
 
 /// Makes a table of `rows` zeros in columns of fixed width, to be filled in place.
 pub(crate) fn blank_table(
-    backend: Backend,
+    zone: &Zone,
     name: &SegmentName,
     spec: TableSpec,
     schema: &Schema,
     rows: usize,
-    budget: &Budget,
 ) -> Result<Filled> {
     let key = spec.key.clone();
     check_key(&key)?;
@@ -183,7 +180,7 @@ pub(crate) fn blank_table(
         .add_blank(rows)
         .map_err(|error| of_entry(error, &key))?;
     writer.finish()?;
-    let mut growing = Growing::new(backend, name, &key, Access::Sealed, budget);
+    let mut growing = Growing::new(zone, name, &key, Access::Sealed);
     growing.reach(writer.length() as u64)?;
     growing.write(&mut writer)?;
     let content = Content {
@@ -192,8 +189,7 @@ pub(crate) fn blank_table(
         copies: Vec::new(),
         blanks,
     };
-    let draft = growing.take();
-    Ok(Filled { draft, content })
+    Ok(growing.take(content))
 }
 
 /// The error with the entry's name, where the planning of a buffer could not give it.
@@ -216,43 +212,57 @@ fn of_entry(error: Error, entry: &str) -> Error {
 
 /// A draft that may grow; what it has reserved is returned unless it is taken.
 struct Growing<'a> {
-    backend: Backend,
+    zone: &'a Zone,
     name: &'a SegmentName,
     key: &'a str,
     access: Access,
-    budget: &'a Budget,
+    place: Place,
     draft: Option<Box<dyn Draft>>,
+    length: u64,
+    /// What counts against the budget: nothing on disk does.
     reserved: u64,
 }
 
 impl<'a> Growing<'a> {
-    fn new(
-        backend: Backend,
-        name: &'a SegmentName,
-        key: &'a str,
-        access: Access,
-        budget: &'a Budget,
-    ) -> Self {
+    fn new(zone: &'a Zone, name: &'a SegmentName, key: &'a str, access: Access) -> Self {
         Self {
-            backend,
+            zone,
             name,
             key,
             access,
-            budget,
+            place: zone.memory(),
             draft: None,
+            length: 0,
             reserved: 0,
         }
     }
 
-    /// Makes the draft `length` bytes long, exactly.
+    /// Makes the draft `length` bytes long, exactly; on disk, if it does not fit in memory.
     fn reach(&mut self, length: u64) -> Result<&dyn Draft> {
-        let more = length.saturating_sub(self.reserved);
-        self.budget.reserve(self.key, more)?;
-        self.reserved += more;
-        let storage = self.backend.storage();
+        match (self.reach_here(length), &self.place, self.zone.disk()) {
+            (Err(Error::HeavyZoneFull { .. }), Place::Memory(_), Some(disk)) => {
+                self.spill(disk, length)?;
+            }
+            (reached, ..) => reached?,
+        }
+        self.length = length;
+        let Some(draft) = &self.draft else {
+            unreachable!("it has just been made");
+        };
+        Ok(draft.as_ref())
+    }
+
+    fn reach_here(&mut self, length: u64) -> Result<()> {
+        let more = length.saturating_sub(self.length);
+        if let Place::Memory(_) = self.place {
+            let wanted = length.saturating_sub(self.reserved);
+            self.zone.budget().reserve(self.key, wanted)?;
+            self.reserved += wanted;
+        }
+        let storage = self.place.storage();
         let fits = |available: Available| more <= available.bytes;
         let room = storage.available().is_none_or(fits);
-        let full = || self.backend.full(self.key, length);
+        let full = || storage.full(self.key, length);
         match &mut self.draft {
             _ if !room => return Err(full()),
             Some(draft) => {
@@ -265,20 +275,46 @@ impl<'a> Growing<'a> {
                 self.draft = Some(made.ok_or_else(full)?);
             }
         }
-        self.budget.release(self.reserved - length);
-        self.reserved = length;
-        self.draft.as_deref().ok_or_else(full)
+        if let Place::Memory(_) = self.place {
+            self.zone.budget().release(self.reserved - length);
+            self.reserved = length;
+        }
+        Ok(())
+    }
+
+    /// Goes on in a file of `length` bytes, with what has been written so far.
+    fn spill(&mut self, disk: Place, length: u64) -> Result<()> {
+        let storage = disk.storage();
+        let made = storage.create(self.name, self.access, length, length)?;
+        let draft = made.ok_or_else(|| storage.full(self.key, length))?;
+        if let Some(before) = self.draft.take() {
+            let before = before.mapping();
+            let kept = before.len().min(draft.mapping().len());
+            for offset in (0..kept).step_by(MOVED_BYTES) {
+                let bytes = before.read(offset, MOVED_BYTES.min(kept - offset));
+                draft.write(offset, &bytes)?;
+            }
+        }
+        self.draft = Some(draft);
+        self.place = disk;
+        self.zone.budget().release(self.reserved);
+        self.reserved = 0;
+        Ok(())
     }
 
     /// Makes it `length` bytes long, and as much longer as is worth while if there is room.
     fn reach_further(&mut self, length: u64) -> Result<()> {
-        if length <= self.reserved {
+        if length <= self.length {
             return Ok(());
         }
         let further = length.saturating_add(length / 2);
-        match self.reach(further) {
+        match self.reach_here(further) {
+            Ok(()) => {
+                self.length = further;
+                Ok(())
+            }
             Err(Error::HeavyZoneFull { .. }) => self.reach(length).map(drop),
-            reached => reached.map(drop),
+            Err(error) => Err(error),
         }
     }
 
@@ -295,17 +331,21 @@ impl<'a> Growing<'a> {
         copy::in_parallel(&pieces, &sink)
     }
 
-    fn take(mut self) -> Box<dyn Draft> {
-        self.reserved = 0;
+    fn take(mut self, content: Content) -> Filled {
         let Some(draft) = self.draft.take() else {
             unreachable!("space is reserved before the draft is taken");
         };
-        draft
+        Filled {
+            draft,
+            place: self.place.clone(),
+            reserved: std::mem::take(&mut self.reserved),
+            content,
+        }
     }
 }
 
 impl Drop for Growing<'_> {
     fn drop(&mut self) {
-        self.budget.release(self.reserved);
+        self.zone.budget().release(self.reserved);
     }
 }

@@ -66,8 +66,9 @@ mod signals;
 pub mod sweep;
 pub mod tensor;
 pub mod transient;
+pub mod zone;
 
-pub use backend::{Backend, Capabilities};
+pub use backend::{Backend, Capabilities, SpillDirectory};
 pub use budget::Budget;
 pub use descriptor::{SegmentName, SessionId};
 pub use error::{Error, Result};
@@ -78,3 +79,4 @@ pub use segment::Segment;
 pub use session::{AttachedSession, Config, Session, TensorMut};
 pub use tensor::{Element, Tensor};
 pub use transient::Transient;
+pub use zone::Zone;

@@ -39,10 +39,10 @@ pub(crate) fn random(bytes: &mut [u8]) -> Result<()> {
 }
 
 /// Makes a file without a name; the kernel frees it with its last reference.
-pub(crate) fn create_nameless() -> Result<OwnedFd> {
+pub(crate) fn create_nameless(directory: &Path) -> Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    rustix::fs::open(DIRECTORY, flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|errno| failed("creating a nameless file in /dev/shm", errno))
+    rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|errno| failed("creating a nameless file", errno))
 }
 
 /// Reserves `length` bytes of `file`, which then has exactly that length. `Ok(false)`: no space.
@@ -55,7 +55,7 @@ pub(crate) fn reserve(file: &impl AsFd, offset: u64, length: u64) -> Result<bool
             Ok(()) => return Ok(true),
             Err(Errno::INTR) => {}
             Err(Errno::NOSPC | Errno::FBIG | Errno::DQUOT | Errno::NOMEM) => return Ok(false),
-            Err(errno) => return Err(failed("reserving shared memory", errno)),
+            Err(errno) => return Err(failed("reserving space for a segment", errno)),
         }
     }
 }
@@ -65,15 +65,15 @@ pub(crate) fn truncate(file: &impl AsFd, length: u64) -> Result<()> {
     rustix::fs::ftruncate(file, length).map_err(|errno| failed("sizing shared memory", errno))
 }
 
-/// How many bytes `/dev/shm` has left.
-pub(crate) fn available_bytes() -> u64 {
-    rustix::fs::statvfs(DIRECTORY).map_or(0, |status| status.f_bavail * status.f_frsize)
+/// How many bytes the file system of `directory` has left.
+pub(crate) fn available_bytes(directory: &Path) -> u64 {
+    rustix::fs::statvfs(directory).map_or(0, |status| status.f_bavail * status.f_frsize)
 }
 
 /// Gives a nameless file its name, which must be new.
-pub(crate) fn link(file: &impl AsFd, name: &str) -> Result<()> {
+pub(crate) fn link(file: &impl AsFd, path: &Path) -> Result<()> {
     let source = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    rustix::fs::linkat(CWD, source, CWD, path_of(name), AtFlags::SYMLINK_FOLLOW)
+    rustix::fs::linkat(CWD, source, CWD, path, AtFlags::SYMLINK_FOLLOW)
         .map_err(|errno| failed("publishing a segment under its name", errno))
 }
 

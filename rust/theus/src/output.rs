@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::Schema;
 
-use crate::backend::{Backend, Draft};
+use crate::backend::{Draft, Place};
 use crate::budget::Budget;
-use crate::descriptor::{SegmentName, SessionId};
+use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::fill::{self, Content, Filled, NewTable};
 use crate::layout::Spec;
@@ -18,11 +18,14 @@ use crate::layout::table::{BlankColumn, ExtraCopy, TableSpec};
 use crate::layout::tensor::TensorSpec;
 use crate::mapping::Mapping;
 use crate::os;
+use crate::zone::Zone;
 
 /// An entry that a worker writes in shared memory, reserved from the session's budget.
 #[derive(Debug)]
 pub struct Output {
     content: Content,
+    place: Place,
+    reserved: u64,
     mapping: Arc<Mapping>,
     stage: Mutex<Stage>,
     budget: Arc<Budget>,
@@ -41,56 +44,45 @@ impl Output {
     ///
     /// # Errors
     /// [`Error::HeavyZoneFull`], [`Error::KeyTooLong`], [`Error::LengthMismatch`] or [`Error::Os`].
-    pub fn create(
-        session: &SessionId,
-        spec: TensorSpec,
-        data: Option<&[u8]>,
-        budget: &Arc<Budget>,
-    ) -> Result<Self> {
-        let make = |name: &SegmentName| fill::tensor(Backend::Linux, name, spec, data, budget);
-        Self::new(session, make, budget)
+    pub fn create(zone: &Zone, spec: TensorSpec, data: Option<&[u8]>) -> Result<Self> {
+        Self::new(zone, |name| fill::tensor(zone, name, spec, data))
     }
 
     /// Writes a table of `batches`, with one copy. See [`Session::put`](crate::Session::create_table).
     ///
     /// # Errors
     /// As of [`Session::put`](crate::Session::create_table).
-    pub fn put(session: &SessionId, table: NewTable<'_>, budget: &Arc<Budget>) -> Result<Self> {
-        let make = |name: &SegmentName| table.fill(Backend::Linux, name, budget);
-        Self::new(session, make, budget)
+    pub fn put(zone: &Zone, table: NewTable<'_>) -> Result<Self> {
+        Self::new(zone, |name| table.fill(zone, name))
     }
 
     /// Lays out a table of `rows` zeros. See [`Session::alloc_table`](crate::Session::alloc_table).
     ///
     /// # Errors
     /// As of [`Session::alloc_table`](crate::Session::alloc_table).
-    pub fn alloc_table(
-        session: &SessionId,
-        spec: TableSpec,
-        schema: &Schema,
-        rows: usize,
-        budget: &Arc<Budget>,
-    ) -> Result<Self> {
-        let make = |name: &SegmentName| {
-            fill::blank_table(Backend::Linux, name, spec, schema, rows, budget)
-        };
-        Self::new(session, make, budget)
+    pub fn alloc_table(zone: &Zone, spec: TableSpec, schema: &Schema, rows: usize) -> Result<Self> {
+        Self::new(zone, |name| {
+            fill::blank_table(zone, name, spec, schema, rows)
+        })
     }
 
-    fn new(
-        session: &SessionId,
-        make: impl FnOnce(&SegmentName) -> Result<Filled>,
-        budget: &Arc<Budget>,
-    ) -> Result<Self> {
+    fn new(zone: &Zone, make: impl FnOnce(&SegmentName) -> Result<Filled>) -> Result<Self> {
         os::watch_forks();
         let generation = os::fork_generation();
         // A name for the error messages only: number 0 is the catalog's.
-        let Filled { draft, content } = make(&session.segment(0))?;
+        let Filled {
+            draft,
+            place,
+            reserved,
+            content,
+        } = make(&zone.session().segment(0))?;
         Ok(Self {
             content,
+            place,
+            reserved,
             mapping: Arc::clone(draft.mapping()),
             stage: Mutex::new(Stage::Draft(draft)),
-            budget: Arc::clone(budget),
+            budget: Arc::clone(zone.budget()),
             generation,
         })
     }
@@ -106,7 +98,7 @@ impl Output {
         let mut stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner);
         if let Stage::Draft(draft) = &*stage {
             let length = self.length() as u64;
-            let full = || Backend::Linux.full(self.spec().key(), length);
+            let full = || self.place.storage().full(self.spec().key(), length);
             self.complete();
             let file = draft.hand_over()?.ok_or_else(full)?;
             *stage = Stage::Closed(Some(file));
@@ -166,7 +158,7 @@ impl Drop for Output {
         let stage = self.stage.get_mut().unwrap_or_else(PoisonError::into_inner);
         let given_away = matches!(stage, Stage::Closed(None));
         if !given_away && self.generation == os::fork_generation() {
-            self.budget.release(self.length() as u64);
+            self.budget.release(self.reserved);
         }
     }
 }

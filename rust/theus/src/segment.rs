@@ -13,8 +13,8 @@ use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 
-use crate::backend::{Backend, Draft, Published};
-use crate::budget::{Budget, Reservation};
+use crate::backend::{Backend, Draft, Place, Published, SpillDirectory};
+use crate::budget::Reservation;
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::fill::{Content, Filled};
@@ -24,11 +24,12 @@ use crate::layout::tensor::{body_offset, read_header};
 use crate::mapping::Mapping;
 use crate::os;
 use crate::tensor::{Element, Tensor, spec_of};
+use crate::zone::Zone;
 
 /// An entry in shared memory, being written or published.
 #[derive(Debug)]
 pub struct Segment {
-    backend: Backend,
+    place: Place,
     name: SegmentName,
     content: Content,
     length: usize,
@@ -51,18 +52,18 @@ enum Stage {
 
 impl Segment {
     /// The entry that `filled` is a draft of.
-    pub(crate) fn new(
-        backend: Backend,
-        name: SegmentName,
-        filled: Filled,
-        budget: &Arc<Budget>,
-    ) -> Self {
-        let Filled { draft, content } = filled;
+    pub(crate) fn new(zone: &Zone, name: SegmentName, filled: Filled) -> Self {
+        let Filled {
+            draft,
+            place,
+            reserved,
+            content,
+        } = filled;
         let length = draft.mapping().len();
-        let reservation = Reservation::new(budget, length as u64);
+        let reservation = Reservation::new(zone.budget(), reserved);
         draft.mapping().keep(reservation.clone());
         Self {
-            backend,
+            place,
             name,
             content,
             length,
@@ -79,10 +80,9 @@ impl Segment {
     /// Names what a worker wrote and handed over, after checking its structure; what the
     /// worker in `seat` had reserved for it is counted as this process's.
     pub(crate) fn adopt(
-        backend: Backend,
+        zone: &Zone,
         name: SegmentName,
         file: OwnedFd,
-        budget: &Arc<Budget>,
         seat: usize,
     ) -> Result<Self> {
         let status = os::status(&file)?;
@@ -95,15 +95,20 @@ impl Segment {
         }
         let length = usize::try_from(status.length).unwrap_or(0).max(1);
         let content = read_content(&Mapping::read_only(&file, length)?, "a worker's output")?;
-        budget.take_over(seat, status.length);
-        let reservation = Reservation::new(budget, status.length);
-        let adopted = backend.storage().adopt(&name, file);
-        let full = || backend.full(content.spec.key(), status.length);
+        let place = zone.place_of(&file);
+        let reserved = match place {
+            Place::Memory(_) => status.length,
+            Place::Disk(_) => 0,
+        };
+        zone.budget().take_over(seat, reserved);
+        let reservation = Reservation::new(zone.budget(), reserved);
+        let adopted = place.storage().adopt(&name, file);
+        let full = || place.storage().full(content.spec.key(), status.length);
         let mapping = adopted.and_then(|mapping| mapping.ok_or_else(full))?;
         mapping.keep(reservation.clone());
         mapping.register(&name);
         Ok(Self {
-            backend,
+            place,
             name,
             content,
             length: mapping.len(),
@@ -125,6 +130,20 @@ impl Segment {
         Self::open_with(Backend::default(), path)
     }
 
+    /// Maps the published segment of this name, in memory or where its session spills.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub fn find(name: &SegmentName) -> Result<Self> {
+        match Self::open(&name.path()) {
+            Err(missing @ Error::SegmentNotFound { .. }) => {
+                let spill = SpillDirectory::of(&name.session).ok_or(missing)?;
+                Self::open(&spill.path().join(name.to_string()))
+            }
+            opened => opened,
+        }
+    }
+
     /// As [`open`](Self::open), by way of `backend`.
     ///
     /// # Errors
@@ -139,13 +158,20 @@ impl Segment {
         };
         let text = path.file_name().and_then(|name| name.to_str());
         let name: Option<SegmentName> = text.and_then(|name| name.parse().ok());
-        let own_place = path.parent() == Some(Path::new(os::DIRECTORY));
-        if let (Some(name), true) = (&name, own_place) {
-            mapping.register(name);
+        let name = name.ok_or_else(|| invalid("its file name is not a segment's"))?;
+        let mut place = Place::Memory(backend);
+        let directory = path.parent();
+        if directory == Some(Path::new(os::DIRECTORY)) {
+            mapping.register(&name);
+        } else if let Some(spill) = SpillDirectory::of(&name.session)
+            && directory == Some(spill.path())
+        {
+            mapping.register(&name);
+            place = Place::Disk(spill);
         }
         Ok(Self {
-            backend,
-            name: name.ok_or_else(|| invalid("its file name is not a segment's"))?,
+            place,
+            name,
             content,
             length: mapping.len(),
             stage: Mutex::new(Stage::Published(Arc::new(mapping))),
@@ -171,8 +197,8 @@ impl Segment {
             return Ok(());
         };
         let full = || {
-            self.backend
-                .full(self.content.spec.key(), self.length as u64)
+            let length = self.length as u64;
+            self.place.storage().full(self.content.spec.key(), length)
         };
         self.content.complete(draft.mapping());
         let Published { mapping, copied } = draft.publish()?.ok_or_else(full)?;
@@ -196,7 +222,7 @@ impl Segment {
             return Ok(());
         };
         if owner == os::fork_generation() && self.linked.swap(false, Ordering::SeqCst) {
-            self.backend.storage().unlink(&self.name)?;
+            self.place.storage().unlink(&self.name)?;
         }
         Ok(())
     }
@@ -336,6 +362,12 @@ impl Segment {
         self.length
     }
 
+    /// Whether it lies on disk, because it did not fit in memory.
+    #[must_use]
+    pub fn is_spilled(&self) -> bool {
+        matches!(self.place, Place::Disk(_))
+    }
+
     /// Whether it has been published.
     #[must_use]
     pub fn is_published(&self) -> bool {
@@ -346,7 +378,7 @@ impl Segment {
     #[must_use]
     pub fn is_linked(&self) -> bool {
         self.linked.load(Ordering::SeqCst)
-            && (self.owner.is_some() || self.backend.storage().length_of(&self.name).is_some())
+            && (self.owner.is_some() || self.place.storage().length_of(&self.name).is_some())
     }
 
     /// Whether publication copied it, because this process had forked since the allocation.
@@ -361,7 +393,7 @@ impl Segment {
     /// [`Error::Unpublished`] before publication.
     pub fn path(&self) -> Result<PathBuf> {
         if self.is_published() {
-            Ok(self.name.path())
+            Ok(self.place.path_of(&self.name))
         } else {
             Err(Error::Unpublished {
                 key: self.content.spec.key().to_owned(),

@@ -6,12 +6,15 @@
 
 #![expect(unsafe_code, reason = "a signal handler may call system calls only")]
 
+use std::ffi::{CStr, CString, c_char};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use crate::descriptor::{PREFIX, SessionId};
-use crate::os;
 
+const MEMORY: &CStr = c"/dev/shm";
 const SESSIONS: usize = 64;
 const ID_BYTES: usize = 12;
 
@@ -19,6 +22,12 @@ const ID_BYTES: usize = 12;
 static IDS: [[AtomicU64; 2]; SESSIONS] =
     [const { [AtomicU64::new(0), AtomicU64::new(0)] }; SESSIONS];
 static INSTALL: Once = Once::new();
+
+const DIRECTORIES: usize = 16;
+
+/// Where sessions have names besides `/dev/shm`: paths that are never freed.
+static SPILL: [AtomicPtr<c_char>; DIRECTORIES] =
+    [const { AtomicPtr::new(std::ptr::null_mut()) }; DIRECTORIES];
 
 fn words(id: &SessionId) -> [u64; 2] {
     let mut bytes = [0_u8; 16];
@@ -28,8 +37,11 @@ fn words(id: &SessionId) -> [u64; 2] {
 }
 
 /// Has the names of session `id` removed if a signal ends this process.
-pub(crate) fn guard(id: &SessionId) {
+pub(crate) fn guard(id: &SessionId, spill: Option<&Path>) {
     INSTALL.call_once(install);
+    if let Some(Ok(path)) = spill.map(|path| CString::new(path.as_os_str().as_bytes())) {
+        guard_directory(path);
+    }
     let [first, second] = words(id);
     for place in &IDS {
         // More sessions than places are still removed by the workers and by the next sweep.
@@ -41,6 +53,27 @@ pub(crate) fn guard(id: &SessionId) {
             return;
         }
     }
+}
+
+fn guard_directory(path: CString) {
+    let path = path.into_raw();
+    for place in &SPILL {
+        let swap = place.compare_exchange(
+            std::ptr::null_mut(),
+            path,
+            Ordering::SeqCst,
+            Ordering::SeqCst,
+        );
+        let Err(taken) = swap else { return };
+        // SAFETY: a path that is placed is never freed.
+        let taken = unsafe { CStr::from_ptr(taken) };
+        // SAFETY: it was made by `into_raw` above.
+        if taken == unsafe { CStr::from_ptr(path) } {
+            break;
+        }
+    }
+    // SAFETY: it was made by `into_raw`, and nobody has it.
+    drop(unsafe { CString::from_raw(path) });
 }
 
 /// Forgets every session: they are the parent's.
@@ -80,9 +113,18 @@ fn install() {
 }
 
 extern "C" fn remove_and_die(signal: libc::c_int) {
-    // The lock files go last: a sweep must not take a session for one without a lock.
-    remove_names(false);
-    remove_names(true);
+    // The lock files go last, and that in memory the very last: a sweep must not take a session for
+    // one without a lock, and learns from it where the session spilled.
+    for locks in [false, true] {
+        for place in &SPILL {
+            let path = place.load(Ordering::SeqCst);
+            if !path.is_null() {
+                // SAFETY: a path that is placed is never freed.
+                remove_names(unsafe { CStr::from_ptr(path) }, locks);
+            }
+        }
+        remove_names(MEMORY, locks);
+    }
     // SAFETY: signal is async-signal-safe.
     unsafe { libc::signal(signal, libc::SIG_DFL) };
     // SAFETY: so is raise; the default action ends the process when the handler returns and the
@@ -90,10 +132,10 @@ extern "C" fn remove_and_die(signal: libc::c_int) {
     unsafe { libc::raise(signal) };
 }
 
-fn remove_names(locks: bool) {
+fn remove_names(directory: &CStr, locks: bool) {
     let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 8192];
     let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
-    let Ok(directory) = rustix::fs::open(os::DIRECTORY, flags, rustix::fs::Mode::empty()) else {
+    let Ok(directory) = rustix::fs::open(directory, flags, rustix::fs::Mode::empty()) else {
         return;
     };
     let mut entries = rustix::fs::RawDir::new(&directory, &mut buffer);

@@ -4,9 +4,10 @@
 //! lock file last. Nothing is judged by process ids, which are reused and differ between
 //! namespaces.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
-use crate::backend::{Backend, Storage};
+use crate::backend::{Backend, SpillDirectory, Storage};
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::Result;
 use crate::os;
@@ -35,16 +36,28 @@ pub struct SessionInfo {
     pub bytes: u64,
 }
 
-/// Removes what every dead session of this user left; the names that were removed.
+/// Removes what every dead session of this user left, in memory and where it spilled; the names that
+/// were removed. In `spill_dir`, also what sessions left that have nothing in memory any more, since
+/// the machine was restarted, say.
 ///
 /// # Errors
 /// [`crate::Error::Os`] if the names cannot be listed.
-pub fn sweep() -> Result<Vec<String>> {
+pub fn sweep(spill_dir: Option<&Path>) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    for (id, backend) in found()? {
-        // One session that cannot be swept (another user's, say) does not keep the others.
-        if let Ok(SweepOutcome::Swept(names)) = sweep_in(backend, &id) {
+    // One session that cannot be swept (another user's, say) does not keep the others.
+    let mut keep = |outcome| {
+        if let Ok(SweepOutcome::Swept(names)) = outcome {
             removed.extend(names);
+        }
+    };
+    for (id, backend) in found()? {
+        keep(sweep_in(backend.storage(), &id));
+    }
+    if let Some(path) = spill_dir {
+        let spill = SpillDirectory::at(path);
+        let ids: BTreeSet<SessionId> = spill.storage().sessions()?.into_iter().collect();
+        for id in ids {
+            keep(sweep_in(spill.storage(), &id));
         }
     }
     Ok(removed)
@@ -56,13 +69,12 @@ pub fn sweep() -> Result<Vec<String>> {
 /// [`crate::Error::Os`] if the kernel refuses.
 pub fn sweep_session(id: &SessionId) -> Result<SweepOutcome> {
     match found()?.get(id) {
-        Some(backend) => sweep_in(*backend, id),
+        Some(backend) => sweep_in(backend.storage(), id),
         None => Ok(SweepOutcome::NothingLeft),
     }
 }
 
-fn sweep_in(backend: Backend, id: &SessionId) -> Result<SweepOutcome> {
-    let storage = backend.storage();
+fn sweep_in(storage: &dyn Storage, id: &SessionId) -> Result<SweepOutcome> {
     let path = storage.lock_path(id);
     let Some(status) = os::status_of(&path) else {
         return sweep_without_lock(storage, id);
@@ -80,15 +92,28 @@ fn sweep_in(backend: Backend, id: &SessionId) -> Result<SweepOutcome> {
         return Ok(SweepOutcome::StillAlive);
     }
     let mut removed = Vec::new();
+    // The lock file says where the session spilled, so what lies there goes first.
+    if let Some(spill) = SpillDirectory::of(id) {
+        // A directory that is not mounted here is swept by who uses it next.
+        if spill.path() != path.parent().unwrap_or(&path) && spill.path().is_dir() {
+            remove_all(spill.storage(), id, &mut removed)?;
+        }
+    }
+    remove_all(storage, id, &mut removed)?;
+    Ok(SweepOutcome::Swept(removed))
+}
+
+/// Removes the names of a dead session, its lock last.
+fn remove_all(storage: &dyn Storage, id: &SessionId, removed: &mut Vec<String>) -> Result<()> {
     for name in storage.segments_of(id)? {
         if storage.unlink(&name)? {
             removed.push(name.to_string());
         }
     }
-    if os::unlink(&path)? {
+    if os::unlink(&storage.lock_path(id))? {
         removed.push(id.lock_name());
     }
-    Ok(SweepOutcome::Swept(removed))
+    Ok(())
 }
 
 /// Without a lock file (somebody removed it) the owner's mapping of the catalog says that it lives,
@@ -121,10 +146,11 @@ pub fn sessions() -> Result<Vec<SessionInfo>> {
     let describe = |(id, backend): (SessionId, Backend)| {
         let storage = backend.storage();
         let names = storage.segments_of(&id)?;
-        let entries = names.iter().filter(|name| name.number != 0);
-        let lengths = entries.filter_map(|name| storage.length_of(name));
-        let (entries, bytes) =
-            lengths.fold((0, 0), |(count, bytes), length| (count + 1, bytes + length));
+        let mut lengths = entry_lengths(storage, &names);
+        if let Some(spill) = SpillDirectory::of(&id) {
+            let spilled = spill.storage().segments_of(&id).unwrap_or_default();
+            lengths.extend(entry_lengths(spill.storage(), &spilled));
+        }
         let alive = match os::open_read_only(&storage.lock_path(&id)) {
             // The lock is let go with the descriptor, here.
             Ok(lock) => !os::try_lock(&lock).unwrap_or(false),
@@ -135,11 +161,16 @@ pub fn sessions() -> Result<Vec<SessionInfo>> {
         Ok(SessionInfo {
             id,
             alive,
-            entries,
-            bytes,
+            entries: lengths.len() as u64,
+            bytes: lengths.iter().sum(),
         })
     };
     found()?.into_iter().map(describe).collect()
+}
+
+fn entry_lengths(storage: &dyn Storage, names: &[SegmentName]) -> Vec<u64> {
+    let entries = names.iter().filter(|name| name.number != 0);
+    entries.filter_map(|name| storage.length_of(name)).collect()
 }
 
 /// Each session, with the backend that knows its lock.

@@ -5,8 +5,9 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, SpillDirectory, Storage};
 use crate::copy;
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
@@ -33,12 +34,14 @@ pub struct Part {
 }
 
 impl Transient {
-    /// Reserves room for parts of these lengths, zeroed. `what` stands in the error.
+    /// Reserves room for parts of these lengths, zeroed: in memory or, if it does not fit, in
+    /// `spill`. `what` stands in the error.
     ///
     /// # Errors
     /// [`Error::HeavyZoneFull`] if they do not fit, [`Error::Os`].
-    pub fn create(lengths: &[usize], what: &str) -> Result<Self> {
-        let full = |length: usize| Backend::Linux.full(what, length as u64);
+    pub fn create(lengths: &[usize], what: &str, spill: Option<&Path>) -> Result<Self> {
+        let memory = Backend::Linux.storage();
+        let full = |length: usize| memory.full(what, length as u64);
         let mut length = 0_usize;
         let mut parts = Vec::with_capacity(lengths.len());
         for &part in lengths {
@@ -51,17 +54,12 @@ impl Transient {
                 length: part,
             });
         }
-        let available = Backend::Linux.storage().available();
-        if available.is_some_and(|available| length as u64 > available.bytes) {
-            return Err(full(length));
+        let mut file = reserve(Path::new(os::DIRECTORY), memory, length)?;
+        if let (None, Some(spill)) = (&file, spill) {
+            file = reserve(spill, SpillDirectory::at(spill).storage(), length)?;
         }
-        let file = os::create_nameless()?;
-        if !os::reserve(&file, 0, length as u64)? {
-            return Err(full(length));
-        }
-        let file = File::from(file);
         Ok(Self {
-            file,
+            file: file.ok_or_else(|| full(length))?,
             length,
             parts,
         })
@@ -151,4 +149,15 @@ impl Transient {
     pub fn length(&self) -> usize {
         self.length
     }
+}
+
+/// A nameless file of `length` bytes in `directory`; `None` if there is no space.
+fn reserve(directory: &Path, storage: &dyn Storage, length: usize) -> Result<Option<File>> {
+    let length = length as u64;
+    let available = storage.available();
+    if available.is_some_and(|available| length > available.bytes) {
+        return Ok(None);
+    }
+    let file = os::create_nameless(directory)?;
+    Ok(os::reserve(&file, 0, length)?.then(|| File::from(file)))
 }

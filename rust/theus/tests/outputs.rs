@@ -1,11 +1,10 @@
 //! A worker's output: whoever dies or drops it at whatever moment, nothing stays reserved.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
 use theus::layout::Spec;
 use theus::layout::tensor::{ElementType, Order, TensorSpec};
-use theus::{Backend, Budget, Config, Error, Output, Segment, Session};
+use theus::{Backend, Budget, Config, Error, Output, Segment, Session, Zone};
 
 const ITEMS: u64 = 10_000;
 const BYTES: u64 = 4096 + ITEMS;
@@ -14,15 +13,19 @@ fn spec() -> TensorSpec {
     TensorSpec::dense("out", ElementType::U8, &[ITEMS], Order::C).unwrap()
 }
 
-fn setup(backend: Backend) -> (Session, Arc<Budget>) {
+fn setup(backend: Backend) -> (Session, Zone) {
     let heavy_limit = Some(3 * BYTES);
     let config = Config {
         backend,
         heavy_limit,
+        ..Config::default()
     };
     let session = Session::create(config).unwrap();
     let budget = Budget::from_fd(session.budget_file().as_fd(), 1).unwrap();
-    (session, Arc::new(budget))
+    (
+        session.clone(),
+        Zone::of_worker(session.id().clone(), budget),
+    )
 }
 
 fn first_item(segment: &Segment) -> u8 {
@@ -52,8 +55,8 @@ fn write(output: &Output, value: u8) {
 #[test]
 fn an_output_becomes_a_segment_of_the_owner() {
     for backend in Backend::ALL {
-        let (session, budget) = setup(backend);
-        let output = Output::create(session.id(), spec(), Some(&[7; 10_000]), &budget).unwrap();
+        let (session, zone) = setup(backend);
+        let output = Output::create(&zone, spec(), Some(&[7; 10_000])).unwrap();
         assert_eq!(session.used_bytes(), BYTES);
         write(&output, 8);
         let file = output.hand_over().unwrap();
@@ -77,17 +80,14 @@ fn an_output_becomes_a_segment_of_the_owner() {
 
 #[test]
 fn what_nobody_takes_is_given_back() {
-    let (session, budget) = setup(Backend::Linux);
-    let create = || Output::create(session.id(), spec(), None, &budget);
+    let (session, zone) = setup(Backend::Linux);
+    let create = || Output::create(&zone, spec(), None);
     let kept: Vec<_> = (0..3).map(|_| create().unwrap()).collect();
     let full = create().unwrap_err();
     assert!(
         matches!(
             full,
-            Error::HeavyZoneFull {
-                limit: "heavy_limit",
-                ..
-            }
+            Error::HeavyZoneFull { ref limit, .. } if limit == "heavy_limit"
         ),
         "{full}"
     );
@@ -97,7 +97,7 @@ fn what_nobody_takes_is_given_back() {
     let file = create().unwrap().hand_over().unwrap();
     assert_eq!(session.used_bytes(), BYTES);
     drop(file);
-    session.budget().clear(1);
+    session.zone().budget().clear(1);
     assert_eq!(session.used_bytes(), 0);
 }
 

@@ -1,9 +1,10 @@
 //! Nameless files that are reserved, filled and then linked; leases; a lock that no child inherits.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::{Access, Available, Capabilities, Draft, Lock, Published, Storage};
 use crate::cgroup;
@@ -14,8 +15,41 @@ use crate::os;
 
 const COPY_BYTES: usize = 4 << 20;
 
+/// What lies in `/dev/shm`.
+pub(super) static MEMORY: LazyLock<Linux> = LazyLock::new(|| Linux {
+    directory: PathBuf::from(os::DIRECTORY),
+    in_memory: true,
+});
+
+/// Segments in one directory.
 #[derive(Debug)]
-pub(super) struct Linux;
+pub(crate) struct Linux {
+    directory: PathBuf,
+    in_memory: bool,
+}
+
+impl Linux {
+    /// What is written to files of `directory` when memory is full.
+    pub(super) fn spill(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            in_memory: false,
+        }
+    }
+
+    fn path(&self, name: &SegmentName) -> PathBuf {
+        self.directory.join(name.to_string())
+    }
+
+    fn limit(&self) -> Cow<'static, str> {
+        let shown = self.directory.display();
+        if self.in_memory {
+            shown.to_string().into()
+        } else {
+            format!("the spill directory {shown}").into()
+        }
+    }
+}
 
 impl Storage for Linux {
     fn capabilities(&self) -> Capabilities {
@@ -30,12 +64,16 @@ impl Storage for Linux {
 
     fn available(&self) -> Option<Available> {
         let directory = Available {
-            bytes: os::available_bytes(),
-            limit: os::DIRECTORY,
+            bytes: os::available_bytes(&self.directory),
+            limit: self.limit(),
         };
+        if !self.in_memory {
+            // The kernel writes a file's pages back when it needs the memory.
+            return Some(directory);
+        }
         let group = cgroup::available_bytes().map(|bytes| Available {
             bytes,
-            limit: "the control group's memory limit",
+            limit: "the control group's memory limit".into(),
         });
         Some(match group {
             Some(group) if group.bytes < directory.bytes => group,
@@ -51,7 +89,7 @@ impl Storage for Linux {
         range: u64,
     ) -> Result<Option<Box<dyn Draft>>> {
         let forks = os::forks();
-        let file = os::create_nameless()?;
+        let file = os::create_nameless(&self.directory)?;
         // A reservation that fails leaves pages behind until the file is gone, which is now.
         if !os::reserve(&file, 0, length)? {
             return Ok(None);
@@ -62,7 +100,7 @@ impl Storage for Linux {
         // What lies past the file's end is not touched before it has been reserved.
         let mapping = Arc::new(Mapping::writable(&file, range)?);
         Ok(Some(Box::new(Nameless {
-            name: name.to_string(),
+            path: self.path(name),
             file: File::from(file),
             access,
             mapping,
@@ -71,22 +109,22 @@ impl Storage for Linux {
     }
 
     fn adopt(&self, name: &SegmentName, file: OwnedFd) -> Result<Option<Mapping>> {
-        let name = name.to_string();
+        let path = self.path(name);
         // A description of our own: the sender has this one too.
         let file = os::reopen_read_only(&file)?;
         let length = usize::try_from(os::status(&file)?.length).unwrap_or(0);
         let mapping = Mapping::read_only(&file, length)?;
         if os::is_unwritten(&file) {
-            os::link(&file, &name)?;
+            os::link(&file, &path)?;
             return Ok(Some(mapping));
         }
-        let Some(copy) = copy(&mapping)? else {
+        let Some(copy) = copy(&mapping, &self.directory)? else {
             return Ok(None);
         };
         let reader = os::reopen_read_only(&copy)?;
         drop(copy);
         let mapping = Mapping::read_only(&reader, length)?;
-        os::link(&reader, &name)?;
+        os::link(&reader, &path)?;
         Ok(Some(mapping))
     }
 
@@ -108,15 +146,15 @@ impl Storage for Linux {
     }
 
     fn length_of(&self, name: &SegmentName) -> Option<u64> {
-        os::status_of(&name.path()).map(|status| status.length)
+        os::status_of(&self.path(name)).map(|status| status.length)
     }
 
     fn unlink(&self, name: &SegmentName) -> Result<bool> {
-        os::unlink(&name.path())
+        os::unlink(&self.path(name))
     }
 
     fn sessions(&self) -> Result<Vec<SessionId>> {
-        let names = os::names(Path::new(os::DIRECTORY), PREFIX)?;
+        let names = os::names(&self.directory, PREFIX)?;
         let ids = names.iter().filter_map(|name| {
             let segment = name.parse::<SegmentName>().ok();
             segment
@@ -127,31 +165,34 @@ impl Storage for Linux {
     }
 
     fn segments_of(&self, session: &SessionId) -> Result<Vec<SegmentName>> {
-        let names = os::names(Path::new(os::DIRECTORY), &format!("{PREFIX}{session}-"))?;
+        let names = os::names(&self.directory, &format!("{PREFIX}{session}-"))?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     fn is_unused(&self, name: &SegmentName) -> Option<bool> {
-        let status = os::status_of(&name.path())?;
+        let status = os::status_of(&self.path(name))?;
         if !status.regular || !status.own {
             return None;
         }
-        os::is_unused(&os::open_read_only(&name.path()).ok()?)
+        os::is_unused(&os::open_read_only(&self.path(name)).ok()?)
     }
 
-    fn lock(&self, session: &SessionId) -> Result<Box<dyn Lock>> {
-        let name = session.lock_name();
+    fn lock(&self, session: &SessionId, note: &[u8]) -> Result<Box<dyn Lock>> {
+        let path = self.lock_path(session);
+        // Something has to be there to be mapped.
+        let note = if note.is_empty() { b"\n" } else { note };
         loop {
             let forks = os::forks();
-            let file = os::create_nameless()?;
-            if !os::reserve(&file, 0, 1)? {
+            let file = File::from(os::create_nameless(&self.directory)?);
+            if !os::reserve(&file, 0, note.len() as u64)? {
                 return Err(Error::HeavyZoneFull {
                     key: "the session's lock".to_owned(),
-                    requested: 1,
-                    available: os::available_bytes(),
-                    limit: os::DIRECTORY,
+                    requested: note.len() as u64,
+                    available: os::available_bytes(&self.directory),
+                    limit: self.limit(),
                 });
             }
+            os::write_at(&file, note, 0)?;
             let locked = os::try_lock(&file)?;
             let mapping = Mapping::writable(&file, 1)?;
             mapping.keep_from_children()?;
@@ -160,27 +201,27 @@ impl Storage for Linux {
             if !locked || forks != os::forks() {
                 continue;
             }
-            os::link(&file, &name)?;
+            os::link(&file, &path)?;
             let inode = os::status(&file)?.inode;
             drop(file);
             if forks == os::forks() {
                 return Ok(Box::new(MappedLock {
-                    name,
+                    path,
                     inode,
                     _mapping: mapping,
                 }));
             }
-            os::unlink(&os::path_of(&name))?;
+            os::unlink(&path)?;
         }
     }
 
     fn lock_path(&self, session: &SessionId) -> PathBuf {
-        os::path_of(&session.lock_name())
+        self.directory.join(session.lock_name())
     }
 }
 
-fn copy(source: &Mapping) -> Result<Option<File>> {
-    let file = os::create_nameless()?;
+fn copy(source: &Mapping, directory: &Path) -> Result<Option<File>> {
+    let file = os::create_nameless(directory)?;
     if !os::reserve(&file, 0, source.len() as u64)? {
         return Ok(None);
     }
@@ -195,7 +236,7 @@ fn copy(source: &Mapping) -> Result<Option<File>> {
 /// A file without a name; the kernel frees it with its last reference.
 #[derive(Debug)]
 struct Nameless {
-    name: String,
+    path: PathBuf,
     file: File,
     access: Access,
     mapping: Arc<Mapping>,
@@ -215,7 +256,8 @@ impl Nameless {
             }));
         }
         // A child that was forked since has the old pages mapped and could still write them.
-        let Some(copy) = copy(&self.mapping)? else {
+        let directory = self.path.parent().unwrap_or(Path::new(os::DIRECTORY));
+        let Some(copy) = copy(&self.mapping, directory)? else {
             return Ok(None);
         };
         let (file, mapping) = self.close_to_writes(&copy)?;
@@ -274,7 +316,7 @@ impl Draft for Nameless {
 
     fn publish(&self) -> Result<Option<Published>> {
         if self.access == Access::Shared {
-            os::link(&self.file, &self.name)?;
+            os::link(&self.file, &self.path)?;
             return Ok(Some(Published {
                 mapping: Arc::clone(&self.mapping),
                 copied: false,
@@ -288,7 +330,7 @@ impl Draft for Nameless {
         else {
             return Ok(None);
         };
-        os::link(&file, &self.name)?;
+        os::link(&file, &self.path)?;
         Ok(Some(Published { mapping, copied }))
     }
 }
@@ -297,13 +339,13 @@ impl Draft for Nameless {
 /// inherit; nobody ever unlocks, in a child it would unlock the owner's.
 #[derive(Debug)]
 struct MappedLock {
-    name: String,
+    path: PathBuf,
     inode: (u64, u64),
     _mapping: Mapping,
 }
 
 impl Lock for MappedLock {
     fn is_in_place(&self) -> bool {
-        os::status_of(&os::path_of(&self.name)).map(|status| status.inode) == Some(self.inode)
+        os::status_of(&self.path).map(|status| status.inode) == Some(self.inode)
     }
 }

@@ -5,7 +5,9 @@
 
 mod linux;
 mod portable;
+mod spill;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use std::sync::Arc;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
+
+pub use spill::SpillDirectory;
 
 /// A way to make named shared memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -57,20 +61,9 @@ impl Backend {
         self.storage().capabilities()
     }
 
-    /// The error of a reservation that did not fit.
-    pub(crate) fn full(self, key: &str, requested: u64) -> Error {
-        let available = self.storage().available();
-        Error::HeavyZoneFull {
-            key: key.to_owned(),
-            requested,
-            available: available.map_or(0, |available| available.bytes),
-            limit: available.map_or("the machine", |available| available.limit),
-        }
-    }
-
     pub(crate) fn storage(self) -> &'static dyn Storage {
         match self {
-            Self::Linux => &linux::Linux,
+            Self::Linux => &*linux::MEMORY,
             Self::Portable => &portable::Portable,
         }
     }
@@ -100,10 +93,10 @@ impl std::str::FromStr for Backend {
 }
 
 /// The memory that is left, and what limits it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Available {
     pub(crate) bytes: u64,
-    pub(crate) limit: &'static str,
+    pub(crate) limit: Cow<'static, str>,
 }
 
 /// What publication does to the way the maker writes.
@@ -113,6 +106,29 @@ pub(crate) enum Access {
     Sealed,
     /// It stays: the owner writes while others look on.
     Shared,
+}
+
+/// Where one segment lies.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    Memory(Backend),
+    Disk(SpillDirectory),
+}
+
+impl Place {
+    pub(crate) fn storage(&self) -> &dyn Storage {
+        match self {
+            Self::Memory(backend) => backend.storage(),
+            Self::Disk(directory) => directory.storage(),
+        }
+    }
+
+    pub(crate) fn path_of(&self, name: &SegmentName) -> PathBuf {
+        match self {
+            Self::Memory(_) => name.path(),
+            Self::Disk(directory) => directory.path().join(name.to_string()),
+        }
+    }
 }
 
 /// What a backend does.
@@ -139,6 +155,17 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     /// Maps what lies at `path` to be read; its content is not looked at.
     fn open(&self, path: &Path) -> Result<Mapping>;
 
+    /// The error of a reservation that did not fit.
+    fn full(&self, key: &str, requested: u64) -> Error {
+        let available = self.available();
+        Error::HeavyZoneFull {
+            key: key.to_owned(),
+            requested,
+            available: available.as_ref().map_or(0, |available| available.bytes),
+            limit: available.map_or("the machine".into(), |available| available.limit),
+        }
+    }
+
     /// The length of the segment; `None` if there is none of this name.
     fn length_of(&self, name: &SegmentName) -> Option<u64>;
 
@@ -154,8 +181,8 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     /// Whether nobody has the segment open or mapped; `None` if the system cannot tell.
     fn is_unused(&self, name: &SegmentName) -> Option<bool>;
 
-    /// Makes the lock that says that the session's owner lives.
-    fn lock(&self, session: &SessionId) -> Result<Box<dyn Lock>>;
+    /// Makes the lock that says that the session's owner lives; `note` is what its file says.
+    fn lock(&self, session: &SessionId, note: &[u8]) -> Result<Box<dyn Lock>>;
 
     /// Where that lock's file lies.
     fn lock_path(&self, session: &SessionId) -> PathBuf;

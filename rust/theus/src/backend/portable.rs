@@ -117,7 +117,7 @@ impl Storage for Portable {
         None
     }
 
-    fn lock(&self, session: &SessionId) -> Result<Box<dyn Lock>> {
+    fn lock(&self, session: &SessionId, _note: &[u8]) -> Result<Box<dyn Lock>> {
         let path = self.lock_path(session);
         let draft = path.with_extension("new");
         let file = OpenOptions::new()

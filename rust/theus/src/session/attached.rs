@@ -53,7 +53,7 @@ impl AttachedSession {
             let entry = entry.ok_or_else(|| Error::EntryNotFound {
                 key: name.to_owned(),
             })?;
-            match Segment::open(&entry.segment.path()) {
+            match Segment::find(&entry.segment) {
                 // It was replaced or freed since the catalog was read.
                 Err(Error::SegmentNotFound { .. }) if attempt < ATTEMPTS => {}
                 opened => return opened.map(Arc::new),

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -9,7 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::backend::{Backend, Lock};
+use crate::backend::{Backend, Lock, SpillDirectory};
 use crate::budget::Budget;
 use crate::catalog::CatalogWriter;
 use crate::descriptor::{SegmentName, SessionId};
@@ -23,6 +25,7 @@ use crate::segment::Segment;
 use crate::signals;
 use crate::sweep::sweep;
 use crate::tensor::Element;
+use crate::zone::Zone;
 
 mod attached;
 mod filling;
@@ -34,12 +37,14 @@ pub use filling::TensorMut;
 const HOLD_BYTES: usize = 64 << 20;
 
 /// How a session is set up.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     /// Where its memory comes from.
     pub backend: Backend,
     /// How many bytes its segments may reserve together; without it, what the machine has.
     pub heavy_limit: Option<u64>,
+    /// Where segments go that do not fit in memory; without it, they are an error.
+    pub spill_dir: Option<PathBuf>,
 }
 
 /// A session: the process that creates it owns its segments. Clones are the same session.
@@ -51,7 +56,7 @@ struct Inner {
     id: SessionId,
     config: Config,
     generation: u64,
-    budget: Arc<Budget>,
+    zone: Zone,
     budget_file: OwnedFd,
     next: AtomicU64,
     closed: AtomicBool,
@@ -61,6 +66,7 @@ struct Inner {
 #[derive(Debug)]
 struct Held {
     lock: Option<Box<dyn Lock>>,
+    spill_lock: Option<Box<dyn Lock>>,
     catalog: CatalogWriter,
     segments: Vec<Weak<Segment>>,
     forget_at: usize,
@@ -73,26 +79,34 @@ impl Session {
     /// Sweeps what dead sessions left, then creates one.
     ///
     /// # Errors
-    /// [`Error::Os`] or [`Error::HeavyZoneFull`] if the lock or the catalog cannot be made.
+    /// [`Error::Os`] or [`Error::HeavyZoneFull`] if the lock or the catalog cannot be made,
+    /// [`Error::SpillDirectory`] if `spill_dir` cannot keep segments.
     pub fn create(config: Config) -> Result<Self> {
         os::at_fork(&[lock_registry, forget_sessions]);
-        sweep()?;
+        let spill = match &config.spill_dir {
+            Some(path) => Some(SpillDirectory::prepare(path, config.backend)?),
+            None => None,
+        };
+        sweep(config.spill_dir.as_deref())?;
         let id = SessionId::random()?;
         let (budget, budget_file) = Budget::create(config.heavy_limit)?;
         // From here on the next sweep removes what this function leaves when it fails.
-        let lock = config.backend.storage().lock(&id)?;
+        let lock = new_lock(config.backend, &id, spill.as_ref())?;
+        let spill_lock = spill.as_ref().map(|spill| spill.lock(&id)).transpose()?;
         let catalog = CatalogWriter::create(config.backend, &id)?;
-        signals::guard(&id);
+        signals::guard(&id, spill.as_ref().map(SpillDirectory::path));
+        let zone = Zone::new(id.clone(), config.backend, budget, spill);
         Ok(Self(Arc::new(Inner {
             id,
             config,
             generation: os::fork_generation(),
-            budget: Arc::new(budget),
+            zone,
             budget_file,
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
             held: Mutex::new(Held {
                 lock: Some(lock),
+                spill_lock,
                 catalog,
                 segments: Vec::new(),
                 forget_at: 0,
@@ -117,13 +131,13 @@ impl Session {
     /// The bytes that its living segments have reserved, those of its workers included.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        self.0.budget.used()
+        self.0.zone.budget().used()
     }
 
-    /// The budget that the session's processes share.
+    /// Where its segments are made.
     #[must_use]
-    pub fn budget(&self) -> &Budget {
-        &self.0.budget
+    pub fn zone(&self) -> &Zone {
+        &self.0.zone
     }
 
     /// The descriptor by which a worker maps the [budget](Budget::from_fd).
@@ -134,8 +148,8 @@ impl Session {
 
     /// How it was set up.
     #[must_use]
-    pub fn config(&self) -> Config {
-        self.0.config
+    pub fn config(&self) -> &Config {
+        &self.0.config
     }
 
     /// Reserves a nameless tensor segment: zeros, or a parallel copy of `data`.
@@ -144,7 +158,7 @@ impl Session {
     /// [`Error::HeavyZoneFull`], [`Error::KeyTooLong`], [`Error::LengthMismatch`],
     /// [`Error::SessionClosed`] or [`Error::Os`].
     pub fn create_tensor(&self, spec: TensorSpec, data: Option<&[u8]>) -> Result<Arc<Segment>> {
-        self.make(|backend, name, budget| fill::tensor(backend, name, spec, data, budget))
+        self.make(|zone, name| fill::tensor(zone, name, spec, data))
     }
 
     /// Writes a table into a nameless segment, with one copy made by several threads.
@@ -153,7 +167,7 @@ impl Session {
     /// [`Error::HeavyZoneFull`], [`Error::KeyTooLong`], [`Error::Table`], [`Error::Column`],
     /// [`Error::DictionaryOverflow`], [`Error::SessionClosed`] or [`Error::Os`].
     pub fn create_table(&self, table: NewTable<'_>) -> Result<Arc<Segment>> {
-        self.make(|backend, name, budget| table.fill(backend, name, budget))
+        self.make(|zone, name| table.fill(zone, name))
     }
 
     /// Lays out a table of `rows` zeros, to be filled in place through [`Segment::blanks`]: every
@@ -168,20 +182,18 @@ impl Session {
         schema: &Schema,
         rows: usize,
     ) -> Result<Arc<Segment>> {
-        self.make(|backend, name, budget| {
-            fill::blank_table(backend, name, spec, schema, rows, budget)
-        })
+        self.make(|zone, name| fill::blank_table(zone, name, spec, schema, rows))
     }
 
     fn make(
         &self,
-        make: impl FnOnce(Backend, &SegmentName, &Budget) -> Result<Filled>,
+        make: impl FnOnce(&Zone, &SegmentName) -> Result<Filled>,
     ) -> Result<Arc<Segment>> {
         self.check_open()?;
         self.keep_lock(&mut self.held())?;
-        let (backend, name) = (self.0.config.backend, self.next_name());
-        let filled = make(backend, &name, &self.0.budget)?;
-        let segment = Arc::new(Segment::new(backend, name, filled, &self.0.budget));
+        let (zone, name) = (&self.0.zone, self.next_name());
+        let filled = make(zone, &name)?;
+        let segment = Arc::new(Segment::new(zone, name, filled));
         self.remember(&segment);
         if segment.spec().mutable() {
             self.publish(&segment)?;
@@ -266,7 +278,7 @@ impl Session {
         self.keep_lock(&mut held)?;
         drop(held);
         let name = self.next_name();
-        let segment = Segment::adopt(self.0.config.backend, name, file, &self.0.budget, seat)?;
+        let segment = Segment::adopt(&self.0.zone, name, file, seat)?;
         let segment = Arc::new(segment);
         self.remember(&segment);
         if self.is_closed() {
@@ -306,8 +318,14 @@ impl Session {
 
     /// Puts the lock file back if somebody removed it: without it a sweep asks less sure signs.
     fn keep_lock(&self, held: &mut Held) -> Result<()> {
-        if held.lock.as_ref().is_some_and(|lock| !lock.is_in_place()) {
-            held.lock = Some(self.0.config.backend.storage().lock(&self.0.id)?);
+        let (id, spill) = (&self.0.id, self.0.zone.spill());
+        let gone =
+            |lock: &Option<Box<dyn Lock>>| lock.as_ref().is_some_and(|lock| !lock.is_in_place());
+        if gone(&held.lock) {
+            held.lock = Some(new_lock(self.0.config.backend, id, spill)?);
+        }
+        if let (true, Some(spill)) = (gone(&held.spill_lock), spill) {
+            held.spill_lock = Some(spill.lock(id)?);
         }
         Ok(())
     }
@@ -371,8 +389,11 @@ impl Inner {
             .try_for_each(|segment| segment.unlink());
         storage.unlink(&self.id.segment(0))?;
         unlinked?;
+        if let Some(spill) = self.zone.spill() {
+            os::unlink(&spill.storage().lock_path(&self.id))?;
+        }
         os::unlink(&storage.lock_path(&self.id))?;
-        held.lock = None;
+        (held.lock, held.spill_lock) = (None, None);
         signals::unguard(&self.id);
         Ok(())
     }
@@ -383,6 +404,16 @@ impl Drop for Inner {
         // What cannot be removed now is removed by the next sweep.
         let _ = self.close();
     }
+}
+
+/// The lock that says that the session lives, and where it spills.
+fn new_lock(
+    backend: Backend,
+    id: &SessionId,
+    spill: Option<&SpillDirectory>,
+) -> Result<Box<dyn Lock>> {
+    let note = spill.map_or(b"".as_slice(), |spill| spill.path().as_os_str().as_bytes());
+    backend.storage().lock(id, note)
 }
 
 fn lock_registry(moment: Fork) {

@@ -39,7 +39,7 @@ impl Computed {
             key: "a table's buffer".to_owned(),
             requested: length as u64,
             available: 0,
-            limit: "the address space",
+            limit: "the address space".into(),
         })?;
         mapping.write(length - size_of::<T>(), [end].to_byte_slice());
         let address = mapping.address();
