@@ -12,7 +12,7 @@ export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-rust test-python lint bench docs clean
+.PHONY: help kill-points demo build test test-rust test-python lint bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,17 @@ $(VENV)/.built: $(VENV)/.created pyproject.toml $(RUST_SOURCES)
 
 build: $(VENV)/.built ## build the package and install it, with all it needs, into .venv
 
+# The same package with the steps at which the tests of crashes have it killed.
+KILLED := $(TARGET)/kill-points/theus
+$(KILLED)/.built: $(VENV)/.created $(RUST_SOURCES) $(wildcard python/theus/*.py)
+	cargo build --quiet --release --package theus --package theus-python --features theus-python/kill-points
+	mkdir -p $(KILLED)
+	cp $(TARGET)/release/lib_theus.so $(KILLED)/_theus.abi3.so
+	cp python/theus/*.py $(KILLED)/
+	touch $@
+
+kill-points: $(KILLED)/.built ## the package that the tests of crashes kill
+
 demo: build ## the main job on real input, beside pickled arguments
 	@# Both packages, so that the example is built from what the package was built from.
 	cargo build --quiet --release --package theus --package theus-python --example aggregate
@@ -45,7 +56,7 @@ test-rust: $(VENV)/.created ## the tests of the core
 	fi
 	cargo test --package theus --doc
 
-test-python: build ## the tests of the package, its examples included
+test-python: build $(KILLED)/.built ## the tests of the package, its examples included
 	$(BIN)/python -m pytest
 
 lint: build ## formatting, lints and types; warnings fail

@@ -8,6 +8,8 @@ mod channel;
 mod control;
 mod error;
 mod fd;
+#[cfg(feature = "kill-points")]
+mod kill_point;
 mod output;
 mod payload;
 mod segment;
@@ -31,6 +33,8 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(session::catalog, module)?)?;
     module.add_function(wrap_pyfunction!(session::sweep, module)?)?;
     module.add_function(wrap_pyfunction!(session::fork_generation, module)?)?;
+    #[cfg(feature = "kill-points")]
+    kill_point::register(module)?;
     channel::register(module)?;
     control::register(module)?;
     watch::register(module)

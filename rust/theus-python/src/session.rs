@@ -127,9 +127,9 @@ impl Session {
     }
 
     /// A new descriptor by which a worker maps the budget, for subprocess's `pass_fds`.
-    fn budget_fd(&self) -> PyResult<RawFd> {
-        let file = self.0.budget_file().try_clone_to_owned();
-        Ok(file?.into_raw_fd())
+    fn budget_fd(&self, py: Python<'_>) -> PyResult<RawFd> {
+        let file = self.0.budget_file().map_err(|error| to_py(py, error))?;
+        Ok(file.into_raw_fd())
     }
 
     /// Forget what a worker that has died had reserved.

@@ -13,6 +13,7 @@ use rustix::fs::{
 };
 
 use crate::error::{Error, Result};
+use crate::kill_point::KillPoint;
 use crate::mapping::Mapping;
 use crate::os::{self, failed};
 
@@ -102,6 +103,7 @@ impl Budget {
             self.used()
         };
         if used <= limit {
+            KillPoint::BudgetReserved.pass();
             return Ok(());
         }
         own.fetch_sub(bytes, Ordering::SeqCst);
@@ -116,6 +118,7 @@ impl Budget {
     /// Gives back what this process had reserved.
     pub fn release(&self, bytes: u64) {
         self.counter(self.seat).fetch_sub(bytes, Ordering::SeqCst);
+        KillPoint::BudgetReleased.pass();
     }
 
     /// Counts as this process's what the worker in `seat` had reserved.
@@ -124,6 +127,7 @@ impl Budget {
         let theirs = self.counter(seat);
         let lower = |counted: u64| Some(counted.saturating_sub(bytes));
         let _ = theirs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lower);
+        KillPoint::BudgetTakenOver.pass();
     }
 
     /// Forgets what a worker that has died had reserved.

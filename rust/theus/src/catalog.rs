@@ -10,6 +10,7 @@ use std::sync::atomic::{Ordering, fence};
 use crate::backend::{Access, Backend, Draft};
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
+use crate::kill_point::KillPoint;
 use crate::mapping::Mapping;
 
 /// Bytes of UTF-8 that a key may have.
@@ -92,7 +93,9 @@ impl CatalogWriter {
             .atomic(LAYOUT)
             .store(LAYOUT_VERSION, Ordering::Release);
         mapping.write(0, MAGIC);
+        KillPoint::CatalogPrepared.pass();
         catalog.draft.publish()?;
+        KillPoint::CatalogLinked.pass();
         Ok(catalog)
     }
 
@@ -108,6 +111,7 @@ impl CatalogWriter {
             .mapping()
             .atomic(CAPACITY)
             .store(capacity as u64, Ordering::Release);
+        KillPoint::CatalogGrown.pass();
         Ok(())
     }
 
@@ -156,6 +160,7 @@ impl CatalogWriter {
             .mapping()
             .atomic(STATE_VERSION)
             .store(version, Ordering::Release);
+        KillPoint::CatalogVersionSet.pass();
     }
 
     fn write(&self, slot: usize, change: impl FnOnce(&Mapping, usize)) {
@@ -166,7 +171,9 @@ impl CatalogWriter {
         sequence.store(before + 1, Ordering::Relaxed);
         fence(Ordering::Release);
         change(mapping, at);
+        KillPoint::CatalogSlotOpened.pass();
         sequence.store(before + 2, Ordering::Release);
+        KillPoint::CatalogSlotClosed.pass();
     }
 }
 

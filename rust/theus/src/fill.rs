@@ -11,6 +11,7 @@ use crate::catalog::check_key;
 use crate::copy::{self, Source};
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
+use crate::kill_point::KillPoint;
 use crate::layout::Spec;
 use crate::layout::table::{BlankColumn, ExtraCopy, TableOptions, TableSpec, TableWriter};
 use crate::layout::tensor::TensorSpec;
@@ -295,6 +296,7 @@ impl<'a> Growing<'a> {
                 draft.write(offset, &bytes)?;
             }
         }
+        KillPoint::DraftSpilled.pass();
         self.draft = Some(draft);
         self.place = disk;
         self.zone.budget().release(self.reserved);

@@ -56,6 +56,7 @@ pub mod descriptor;
 pub mod dispatch;
 pub mod error;
 mod fill;
+pub mod kill_point;
 pub mod layout;
 pub mod mapping;
 mod os;

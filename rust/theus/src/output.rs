@@ -13,6 +13,7 @@ use crate::budget::Budget;
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::fill::{self, Content, Filled, NewTable};
+use crate::kill_point::KillPoint;
 use crate::layout::Spec;
 use crate::layout::table::{BlankColumn, ExtraCopy, TableSpec};
 use crate::layout::tensor::TensorSpec;
@@ -102,6 +103,7 @@ impl Output {
             self.complete();
             let file = draft.hand_over()?.ok_or_else(full)?;
             *stage = Stage::Closed(Some(file));
+            KillPoint::OutputClosed.pass();
         }
         let Stage::Closed(file) = &mut *stage else {
             unreachable!("a draft has just been closed");

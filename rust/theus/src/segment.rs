@@ -18,6 +18,7 @@ use crate::budget::Reservation;
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::fill::{Content, Filled};
+use crate::kill_point::KillPoint;
 use crate::layout::Spec;
 use crate::layout::table::{self, BlankColumn, ExtraCopy, TableFile, Validation};
 use crate::layout::tensor::{body_offset, read_header};
@@ -85,6 +86,7 @@ impl Segment {
         file: OwnedFd,
         seat: usize,
     ) -> Result<Self> {
+        KillPoint::OutputReceived.pass();
         let status = os::status(&file)?;
         let invalid = |reason: &str| Error::CorruptSegment {
             segment: "a worker's output".to_owned(),
@@ -210,6 +212,7 @@ impl Segment {
         self.copied.store(copied, Ordering::SeqCst);
         self.linked.store(true, Ordering::SeqCst);
         *stage = Stage::Published(mapping);
+        KillPoint::SegmentPublished.pass();
         Ok(())
     }
 
@@ -223,6 +226,7 @@ impl Segment {
         };
         if owner == os::fork_generation() && self.linked.swap(false, Ordering::SeqCst) {
             self.place.storage().unlink(&self.name)?;
+            KillPoint::SegmentUnlinked.pass();
         }
         Ok(())
     }

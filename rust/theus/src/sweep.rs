@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::backend::{Backend, SpillDirectory, Storage};
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::Result;
+use crate::kill_point::KillPoint;
 use crate::os;
 
 /// What a sweep of one session came to.
@@ -50,6 +51,14 @@ pub fn sweep(spill_dir: Option<&Path>) -> Result<Vec<String>> {
             removed.extend(names);
         }
     };
+    for backend in Backend::ALL {
+        keep(
+            backend
+                .storage()
+                .remove_abandoned()
+                .map(SweepOutcome::Swept),
+        );
+    }
     for (id, backend) in found()? {
         keep(sweep_in(backend.storage(), &id));
     }
@@ -91,6 +100,7 @@ fn sweep_in(storage: &dyn Storage, id: &SessionId) -> Result<SweepOutcome> {
     if !same {
         return Ok(SweepOutcome::StillAlive);
     }
+    KillPoint::SweepLocked.pass();
     let mut removed = Vec::new();
     // The lock file says where the session spilled, so what lies there goes first.
     if let Some(spill) = SpillDirectory::of(id) {
@@ -109,10 +119,12 @@ fn remove_all(storage: &dyn Storage, id: &SessionId, removed: &mut Vec<String>) 
         if storage.unlink(&name)? {
             removed.push(name.to_string());
         }
+        KillPoint::SweepNameRemoved.pass();
     }
     if os::unlink(&storage.lock_path(id))? {
         removed.push(id.lock_name());
     }
+    KillPoint::SweepLockRemoved.pass();
     Ok(())
 }
 

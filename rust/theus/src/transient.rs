@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::backend::{Backend, SpillDirectory, Storage};
 use crate::copy;
 use crate::error::{Error, Result};
+use crate::kill_point::KillPoint;
 use crate::mapping::Mapping;
 use crate::os;
 
@@ -58,6 +59,7 @@ impl Transient {
         if let (None, Some(spill)) = (&file, spill) {
             file = reserve(spill, SpillDirectory::at(spill).storage(), length)?;
         }
+        KillPoint::TransientReserved.pass();
         Ok(Self {
             file: file.ok_or_else(|| full(length))?,
             length,
@@ -77,7 +79,9 @@ impl Transient {
         assert!(pieces.iter().all(|piece| end(piece) <= self.length));
         copy::in_parallel(pieces, &|offset, bytes| {
             os::write_at(&self.file, bytes, offset as u64)
-        })
+        })?;
+        KillPoint::TransientFilled.pass();
+        Ok(())
     }
 
     /// A descriptor to be sent, and the fields that describe it in a PARTS frame.

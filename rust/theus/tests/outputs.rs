@@ -1,7 +1,5 @@
 //! A worker's output: whoever dies or drops it at whatever moment, nothing stays reserved.
 
-use std::os::fd::AsFd;
-
 use theus::layout::Spec;
 use theus::layout::tensor::{ElementType, Order, TensorSpec};
 use theus::{Backend, Budget, Config, Error, Output, Segment, Session, Zone};
@@ -21,7 +19,7 @@ fn setup(backend: Backend) -> (Session, Zone) {
         ..Config::default()
     };
     let session = Session::create(config).unwrap();
-    let budget = Budget::from_fd(session.budget_file().as_fd(), 1).unwrap();
+    let budget = Budget::from_fd(session.budget_file().unwrap(), 1).unwrap();
     (
         session.clone(),
         Zone::of_worker(session.id().clone(), budget),

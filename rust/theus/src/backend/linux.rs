@@ -10,6 +10,7 @@ use super::{Access, Available, Capabilities, Draft, Lock, Published, Storage};
 use crate::cgroup;
 use crate::descriptor::{PREFIX, SegmentName, SessionId};
 use crate::error::{Error, Result};
+use crate::kill_point::KillPoint;
 use crate::mapping::Mapping;
 use crate::os;
 
@@ -90,15 +91,18 @@ impl Storage for Linux {
     ) -> Result<Option<Box<dyn Draft>>> {
         let forks = os::forks();
         let file = os::create_nameless(&self.directory)?;
+        KillPoint::DraftCreated.pass();
         // A reservation that fails leaves pages behind until the file is gone, which is now.
         if !os::reserve(&file, 0, length)? {
             return Ok(None);
         }
+        KillPoint::DraftReserved.pass();
         let Ok(range) = usize::try_from(range) else {
             return Ok(None);
         };
         // What lies past the file's end is not touched before it has been reserved.
         let mapping = Arc::new(Mapping::writable(&file, range)?);
+        KillPoint::DraftMapped.pass();
         Ok(Some(Box::new(Nameless {
             path: self.path(name),
             file: File::from(file),
@@ -115,7 +119,9 @@ impl Storage for Linux {
         let length = usize::try_from(os::status(&file)?.length).unwrap_or(0);
         let mapping = Mapping::read_only(&file, length)?;
         if os::is_unwritten(&file) {
+            KillPoint::OutputProven.pass();
             os::link(&file, &path)?;
+            KillPoint::OutputLinked.pass();
             return Ok(Some(mapping));
         }
         let Some(copy) = copy(&mapping, &self.directory)? else {
@@ -125,6 +131,7 @@ impl Storage for Linux {
         drop(copy);
         let mapping = Mapping::read_only(&reader, length)?;
         os::link(&reader, &path)?;
+        KillPoint::OutputLinked.pass();
         Ok(Some(mapping))
     }
 
@@ -193,6 +200,7 @@ impl Storage for Linux {
                 });
             }
             os::write_at(&file, note, 0)?;
+            KillPoint::LockCreated.pass();
             let locked = os::try_lock(&file)?;
             let mapping = Mapping::writable(&file, 1)?;
             mapping.keep_from_children()?;
@@ -201,7 +209,9 @@ impl Storage for Linux {
             if !locked || forks != os::forks() {
                 continue;
             }
+            KillPoint::LockLocked.pass();
             os::link(&file, &path)?;
+            KillPoint::LockLinked.pass();
             let inode = os::status(&file)?.inode;
             drop(file);
             if forks == os::forks() {
@@ -293,7 +303,9 @@ impl Draft for Nameless {
 
     /// Writing into fresh pages does not zero them first, as faulting them in does.
     fn write(&self, offset: usize, data: &[u8]) -> Result<()> {
-        os::write_at(&self.file, data, offset as u64)
+        os::write_at(&self.file, data, offset as u64)?;
+        KillPoint::DraftWritten.pass();
+        Ok(())
     }
 
     fn grow(&self, length: u64) -> Result<bool> {
@@ -307,6 +319,7 @@ impl Draft for Nameless {
         os::truncate(&self.file, length)?;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         self.mapping = Arc::new(Mapping::writable(&self.file, length)?);
+        KillPoint::DraftResized.pass();
         Ok(true)
     }
 
@@ -317,6 +330,7 @@ impl Draft for Nameless {
     fn publish(&self) -> Result<Option<Published>> {
         if self.access == Access::Shared {
             os::link(&self.file, &self.path)?;
+            KillPoint::SegmentLinked.pass();
             return Ok(Some(Published {
                 mapping: Arc::clone(&self.mapping),
                 copied: false,
@@ -330,7 +344,9 @@ impl Draft for Nameless {
         else {
             return Ok(None);
         };
+        KillPoint::DraftSealed.pass();
         os::link(&file, &self.path)?;
+        KillPoint::SegmentLinked.pass();
         Ok(Some(Published { mapping, copied }))
     }
 }

@@ -184,6 +184,11 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     /// Makes the lock that says that the session's owner lives; `note` is what its file says.
     fn lock(&self, session: &SessionId, note: &[u8]) -> Result<Box<dyn Lock>>;
 
+    /// Removes what somebody left who was killed while he made a lock; the names.
+    fn remove_abandoned(&self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
     /// Where that lock's file lies.
     fn lock_path(&self, session: &SessionId) -> PathBuf;
 }

@@ -19,8 +19,12 @@ use shared_memory::{Shmem, ShmemConf, ShmemError};
 use super::{Access, Available, Backend, Capabilities, Draft, Lock, Published, Storage};
 use crate::descriptor::{PREFIX, SegmentName, SessionId};
 use crate::error::{Error, Result};
+use crate::kill_point::KillPoint;
 use crate::mapping::Mapping;
 use crate::os::{self, failed};
+
+/// What a lock file is called until it is locked.
+const UNNAMED: &str = "new";
 
 #[derive(Debug)]
 pub(super) struct Portable;
@@ -71,6 +75,7 @@ impl Storage for Portable {
         let named = Mapping::shared(create(name, source.len())?, true);
         named.copy_whole(&source);
         named.close();
+        KillPoint::OutputLinked.pass();
         Ok(Some(named))
     }
 
@@ -119,22 +124,56 @@ impl Storage for Portable {
 
     fn lock(&self, session: &SessionId, _note: &[u8]) -> Result<Box<dyn Lock>> {
         let path = self.lock_path(session);
-        let draft = path.with_extension("new");
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&draft)
-            .map_err(|error| failed("creating a session's lock", error))?;
-        // Locked before it has the name that others look for.
-        let placed = os::try_lock(&file).and_then(|_| {
-            std::fs::rename(&draft, &path).map_err(|error| failed("naming a session's lock", error))
-        });
-        if placed.is_err() {
-            let _ = std::fs::remove_file(&draft);
+        let draft = path.with_extension(UNNAMED);
+        loop {
+            let file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&draft)
+                .map_err(|error| failed("creating a session's lock", error))?;
+            KillPoint::LockCreated.pass();
+            // Locked before it has the name that others look for. A sweep may be quicker, and take
+            // it for one whose maker has died.
+            if !os::try_lock(&file)? {
+                let _ = std::fs::remove_file(&draft);
+                continue;
+            }
+            KillPoint::LockLocked.pass();
+            match std::fs::rename(&draft, &path) {
+                Ok(()) => {
+                    KillPoint::LockLinked.pass();
+                    return Ok(Box::new(HeldFile { path, file }));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    let _ = std::fs::remove_file(&draft);
+                    return Err(failed("naming a session's lock", error));
+                }
+            }
         }
-        placed?;
-        Ok(Box::new(HeldFile { path, file }))
+    }
+
+    fn remove_abandoned(&self) -> Result<Vec<String>> {
+        let directory = std::env::temp_dir();
+        let mut removed = Vec::new();
+        for name in os::names(&directory, PREFIX)? {
+            let id = name
+                .strip_prefix(PREFIX)
+                .and_then(|name| name.split_once('.'));
+            let Some((_, UNNAMED)) = id.filter(|(id, _)| id.parse::<SessionId>().is_ok()) else {
+                continue;
+            };
+            let path = directory.join(&name);
+            let own = os::status_of(&path).is_some_and(|status| status.regular && status.own);
+            let Some(file) = own.then(|| os::open_read_only(&path).ok()).flatten() else {
+                continue;
+            };
+            if os::try_lock(&file)? && os::unlink(&path)? {
+                removed.push(name);
+            }
+        }
+        Ok(removed)
     }
 
     fn lock_path(&self, session: &SessionId) -> PathBuf {
@@ -161,6 +200,7 @@ fn create(name: &SegmentName, length: usize) -> Result<Shmem> {
     let created = ShmemConf::new().os_id(os_id(name)).size(length).create();
     let mut memory = created.map_err(|error| failed("creating shared memory", source(error)))?;
     memory.set_owner(false);
+    KillPoint::SegmentNamed.pass();
     Ok(memory)
 }
 
@@ -200,6 +240,7 @@ impl Draft for Copied {
 
     fn write(&self, offset: usize, data: &[u8]) -> Result<()> {
         self.mapping.write(offset, data);
+        KillPoint::DraftWritten.pass();
         Ok(())
     }
 
@@ -215,6 +256,7 @@ impl Draft for Copied {
         let kept = length.min(self.mapping.len());
         other.write(0, &self.mapping.read(0, kept));
         self.mapping = Arc::new(other);
+        KillPoint::DraftResized.pass();
         Ok(true)
     }
 
@@ -227,11 +269,15 @@ impl Draft for Copied {
 
     fn publish(&self) -> Result<Option<Published>> {
         let mapping = match self.access {
-            Access::Shared => Arc::clone(&self.mapping),
+            Access::Shared => {
+                KillPoint::SegmentLinked.pass();
+                Arc::clone(&self.mapping)
+            }
             Access::Sealed => {
                 let named = Mapping::shared(create(&self.name, self.mapping.len())?, true);
                 named.copy_whole(&self.mapping);
                 named.close();
+                KillPoint::SegmentLinked.pass();
                 self.mapping.close();
                 Arc::new(named)
             }

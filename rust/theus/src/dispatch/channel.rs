@@ -18,6 +18,7 @@ use super::kind::Kind;
 use super::outgoing::{Kept, Outgoing};
 use super::socket::{Socket, Traffic, Wait};
 use crate::error::{Error, Result};
+use crate::kill_point::KillPoint;
 use crate::os::failed;
 
 /// The half of a channel that sends.
@@ -52,6 +53,7 @@ impl Channel {
     /// [`Error::Os`] if there are no descriptors left.
     pub fn pair() -> Result<(Self, OwnedFd)> {
         let (ours, theirs) = Socket::pair()?;
+        KillPoint::ChannelMade.pass();
         Ok((Self::new(ours), theirs))
     }
 
@@ -213,7 +215,10 @@ impl Sender {
 
     fn sent(&self, outcome: io::Result<()>) -> Result<bool> {
         match outcome {
-            Ok(()) => Ok(self.outgoing.queued_bytes() == 0),
+            Ok(()) => {
+                KillPoint::FrameSent.pass();
+                Ok(self.outgoing.queued_bytes() == 0)
+            }
             Err(source)
                 if matches!(
                     source.kind(),
@@ -259,6 +264,7 @@ impl Receiver {
     /// A `Frame...` variant if the peer sent something else.
     pub fn buffered(&mut self) -> Result<Option<Frame<'_>>> {
         if self.incoming.ready()? {
+            KillPoint::FrameReceived.pass();
             Ok(self.incoming.take())
         } else {
             Ok(None)

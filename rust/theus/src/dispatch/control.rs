@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::error::{Error, Result};
+use crate::kill_point::KillPoint;
 use crate::os::failed;
 
 const PAGE_BYTES: usize = 4096;
@@ -54,6 +55,7 @@ impl Control {
         // A page that the worker cannot shrink cannot become a SIGBUS of the owner.
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(failed)?;
+        KillPoint::ControlMade.pass();
         Ok((Self::map(&file)?, file))
     }
 

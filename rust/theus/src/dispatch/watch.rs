@@ -18,6 +18,7 @@ use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use crate::descriptor::SessionId;
 use crate::error::Result;
+use crate::kill_point::KillPoint;
 use crate::os::failed;
 use crate::sweep::{SweepOutcome, sweep_session};
 
@@ -64,6 +65,7 @@ pub fn watch_process(
         .name("theus-watch".to_owned())
         .spawn(move || {
             block_signals();
+            KillPoint::WatchStarted.pass();
             if wait_for_end(&pidfd) {
                 // Exits when this scope does, also by a panic in the sweep.
                 let _exit = ExitOnDrop;

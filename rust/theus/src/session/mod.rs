@@ -1,7 +1,7 @@
 //! The lifetime root: a session lives while its lock is held, and owns every name made in it.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +17,7 @@ use crate::catalog::CatalogWriter;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::fill::{self, Filled, NewTable};
+use crate::kill_point::KillPoint;
 use crate::layout::table::{TableKind, TableOptions, TableSpec};
 use crate::layout::tensor::{Order, TensorSpec};
 use crate::mapping;
@@ -57,7 +58,6 @@ struct Inner {
     config: Config,
     generation: u64,
     zone: Zone,
-    budget_file: OwnedFd,
     next: AtomicU64,
     closed: AtomicBool,
     held: Mutex<Held>,
@@ -67,12 +67,19 @@ struct Inner {
 struct Held {
     lock: Option<Box<dyn Lock>>,
     spill_lock: Option<Box<dyn Lock>>,
-    catalog: CatalogWriter,
+    /// Until it is closed, which gives its descriptors back whoever still holds it.
+    open: Option<Open>,
     segments: Vec<Weak<Segment>>,
     forget_at: usize,
     version: u64,
     /// What was entered by name here; a front that keeps states of its own enters nothing.
     entries: HashMap<String, Arc<Segment>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    catalog: CatalogWriter,
+    budget_file: OwnedFd,
 }
 
 impl Session {
@@ -101,13 +108,15 @@ impl Session {
             config,
             generation: os::fork_generation(),
             zone,
-            budget_file,
             next: AtomicU64::new(1),
             closed: AtomicBool::new(false),
             held: Mutex::new(Held {
                 lock: Some(lock),
                 spill_lock,
-                catalog,
+                open: Some(Open {
+                    catalog,
+                    budget_file,
+                }),
                 segments: Vec::new(),
                 forget_at: 0,
                 version: 0,
@@ -140,10 +149,15 @@ impl Session {
         &self.0.zone
     }
 
-    /// The descriptor by which a worker maps the [budget](Budget::from_fd).
-    #[must_use]
-    pub fn budget_file(&self) -> BorrowedFd<'_> {
-        self.0.budget_file.as_fd()
+    /// A new descriptor by which a worker maps the [budget](Budget::from_fd).
+    ///
+    /// # Errors
+    /// [`Error::SessionClosed`], or [`Error::Os`] if there are no descriptors left.
+    pub fn budget_file(&self) -> Result<OwnedFd> {
+        let held = self.held();
+        let open = held.open.as_ref().ok_or_else(|| self.closed())?;
+        let file = open.budget_file.try_clone();
+        file.map_err(|error| os::failed("duplicating a descriptor", error))
     }
 
     /// How it was set up.
@@ -337,17 +351,17 @@ impl Session {
     pub fn commit(&self, version: u64, changes: &[(String, Option<Arc<Segment>>)]) -> Result<()> {
         self.check_open()?;
         let mut held = self.held();
+        let Open { catalog, .. } = held.open.as_mut().ok_or_else(|| self.closed())?;
         for (key, segment) in changes {
             match segment {
                 Some(segment) => {
                     let number = segment.name().number;
-                    held.catalog
-                        .set(key, version, number, segment.length() as u64)?;
+                    catalog.set(key, version, number, segment.length() as u64)?;
                 }
-                None => held.catalog.remove(key),
+                None => catalog.remove(key),
             }
         }
-        held.catalog.set_version(version);
+        catalog.set_version(version);
         held.version = version;
         Ok(())
     }
@@ -362,11 +376,15 @@ impl Session {
 
     fn check_open(&self) -> Result<()> {
         if self.is_closed() {
-            return Err(Error::SessionClosed {
-                session: self.0.id.to_string(),
-            });
+            return Err(self.closed());
         }
         Ok(())
+    }
+
+    fn closed(&self) -> Error {
+        Error::SessionClosed {
+            session: self.0.id.to_string(),
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -383,16 +401,20 @@ impl Inner {
         let storage = self.config.backend.storage();
         let segments = std::mem::take(&mut held.segments);
         held.entries.clear();
+        held.open = None;
         let unlinked: Result<()> = segments
             .iter()
             .filter_map(Weak::upgrade)
             .try_for_each(|segment| segment.unlink());
+        KillPoint::CloseSegmentsGone.pass();
         storage.unlink(&self.id.segment(0))?;
+        KillPoint::CloseCatalogGone.pass();
         unlinked?;
         if let Some(spill) = self.zone.spill() {
             os::unlink(&spill.storage().lock_path(&self.id))?;
         }
         os::unlink(&storage.lock_path(&self.id))?;
+        KillPoint::CloseLockGone.pass();
         (held.lock, held.spill_lock) = (None, None);
         signals::unguard(&self.id);
         Ok(())
