@@ -44,3 +44,41 @@ def test_a_full_group_is_an_error_and_not_a_kill(python, group):
     assert len(lines) == 3, done.stdout
     assert all("control group" in line for line in lines[:2])
     assert lines[2] == str(8 << 20)
+
+
+PROGRAM = """
+import numpy as np, theus
+open({procs!r}, "w").write("0")
+MIB = 1 << 20
+with theus.TheusEngine(workers=1, spill_dir={spill!r}) as engine:
+    engine.heavy.put("a", np.ones(8 * MIB, np.uint8))
+    assert engine.submit(lambda ctx: int(ctx.heavy["a"].sum())).result(20) == 8 * MIB
+    def attempt(name, work):
+        try:
+            print(name, work())
+        except theus.HeavyZoneFullError as error:
+            print(name, "full" if "control group" in str(error) else error)
+    send = lambda fn, **inputs: engine.submit(fn, **inputs).result(60)
+    value = np.ones(85 * MIB, np.uint8)
+    attempt("input", lambda: send(lambda ctx, value: int(value.sum()), value=value))
+    attempt("entry", lambda: int(engine.heavy.put("b", value).sum()))
+    del value
+    attempt("result", lambda: int(send(lambda ctx: np.ones(85 * MIB, np.uint8)).sum()))
+    print("alive", send(lambda ctx: int(ctx.heavy["a"].sum())))
+"""
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_messages_look_first_too(python, group, tmp_path, on_disk):
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    source = PROGRAM.format(
+        procs=str(group / "cgroup.procs"), spill=str(spill) if on_disk else None
+    )
+    found = dict(line.split(" ", 1) for line in python(source).stdout.splitlines())
+    expected = str(85 << 20) if on_disk else "full"
+    assert found == {
+        **dict.fromkeys(["input", "entry", "result"], expected),
+        "alive": str(8 << 20),
+    }
+    assert not list(spill.iterdir())
