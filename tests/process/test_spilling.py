@@ -189,3 +189,36 @@ def test_a_full_disk_is_an_error_that_names_it(tmp_path):
     assert f"the spill directory {tmp_path}" in lines[0]
     assert f"the spill directory {tmp_path}" in lines[2]
     assert lines[3] == str(LARGE)
+
+
+def test_locks_that_somebody_removed_come_back(engine, disk):
+    session = engine.heavy.stats()["session"]
+    locks = [Path("/dev/shm", f"theus-{session}.lock"), disk / f"theus-{session}.lock"]
+    engine.heavy.put("x", np.ones(LARGE, np.uint8))
+    for lock in locks:
+        lock.unlink()
+        theus.sweep(disk)  # nobody else's business: the owner still maps what is there
+        assert int(theus.open(engine.heavy.path("x")).sum()) == LARGE
+    engine.heavy.put("y", np.ones(8, np.uint8))
+    assert all(lock.exists() for lock in locks)
+    assert locks[0].read_text() == str(disk)
+    assert engine.submit(lambda ctx: int(ctx.heavy["x"].sum())).result(20) == LARGE
+
+
+def test_what_spilled_is_copied_when_a_fork_could_still_write_it(python, disk):
+    done = python(
+        "import os, numpy as np, theus\n"
+        f"engine = theus.TheusEngine(heavy_limit={LIMIT}, spill_dir={str(disk)!r})\n"
+        f"draft = engine.heavy.alloc('x', {LARGE}, np.uint8)\n"
+        "draft[:] = 1\n"
+        "reader, writer = os.pipe()\n"
+        "if (child := os.fork()) == 0:\n"
+        "    os.read(reader, 1)\n"
+        "    draft[:] = 2\n"
+        "    os._exit(0)\n"
+        "engine.heavy.seal('x')\n"
+        "os.write(writer, b'x')\n"
+        "os.waitpid(child, 0)\n"
+        "print(engine.heavy['x'].max(), engine.heavy.stats()['spilled_bytes'])\n"
+    )
+    assert done.stdout.split() == ["1", str(LARGE + 4096)]
