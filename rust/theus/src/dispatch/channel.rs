@@ -140,7 +140,6 @@ impl Channel {
         while self.receiver.wait(spin)? == Wait::Interrupted {}
         Ok(self
             .receiver
-            .incoming
             .take()
             .expect("a wait that ends with Ready leaves a frame"))
     }
@@ -259,10 +258,21 @@ impl Receiver {
     /// A `Frame...` variant if the peer sent something else.
     pub fn buffered(&mut self) -> Result<Option<Frame<'_>>> {
         if self.incoming.ready()? {
-            Ok(self.incoming.take())
+            Ok(self.take())
         } else {
             Ok(None)
         }
+    }
+
+    fn take(&mut self) -> Option<Frame<'_>> {
+        let frame = self.incoming.take();
+        if frame
+            .as_ref()
+            .is_some_and(|frame| frame.kind().carries_descriptor())
+        {
+            self.socket.expect_descriptor();
+        }
+        frame
     }
 
     /// The descriptor of a frame that carries one; to be called once for each, in their order.
@@ -299,6 +309,8 @@ impl Receiver {
 
     /// Reads once. True if there may be more to read at once.
     fn fill(&mut self) -> Result<bool> {
+        // All whole frames have been handed out.
+        self.socket.check_descriptors(self.incoming.has_begun())?;
         match self.incoming.fill(&mut &*self.socket)? {
             Ok(Filled::End) => Err(self.end()),
             Ok(filled) => Ok(filled == Filled::Full),
