@@ -311,16 +311,20 @@ impl Receiver {
     fn fill(&mut self) -> Result<bool> {
         // All whole frames have been handed out.
         self.socket.check_descriptors(self.incoming.has_begun())?;
-        match self.incoming.fill(&mut &*self.socket)? {
-            Ok(Filled::End) => Err(self.end()),
-            Ok(filled) => Ok(filled == Filled::Full),
+        let filled = match self.incoming.fill(&mut &*self.socket)? {
+            Ok(Filled::End) => return Err(self.end()),
+            Ok(filled) => filled,
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => Ok(false),
+                io::ErrorKind::WouldBlock => return Ok(false),
                 // The peer closed its end without having read all of ours.
-                io::ErrorKind::ConnectionReset => Err(self.end()),
-                _ => Err(failed("receiving from the channel's peer", error)),
+                io::ErrorKind::ConnectionReset => return Err(self.end()),
+                _ => return Err(failed("receiving from the channel's peer", error)),
             },
+        };
+        if !self.incoming.ready()? {
+            self.socket.check_descriptors(self.incoming.has_begun())?;
         }
+        Ok(filled == Filled::Full)
     }
 
     fn end(&self) -> Error {
