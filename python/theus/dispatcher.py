@@ -403,15 +403,17 @@ class Dispatcher:
                 broken = error
         if broken is not None:
             worker.process.kill()
-            if worker.queue:  # again to another worker, and it might break that one too
-                blame = _blame(worker, broken)
-                deliveries.append((worker.queue.popleft(), False, blame))
         try:
             status = worker.reap(_GRACE_S)
         except subprocess.TimeoutExpired:  # it closed its socket and lives on
             worker.process.kill()
             status = worker.reap()
         running, trace = worker.control.running, worker.trace()
+        if broken is not None and worker.queue:
+            task = worker.queue[0]
+            if task.number == running or task.spared:
+                deliveries.append((worker.queue.popleft(), False, _blame(worker, task, broken)))
+            task.spared = True
         unstarted: list[Task] = []
         for task in worker.queue:
             if task.number == running:
@@ -496,9 +498,9 @@ class Dispatcher:
                     self._pool.watch_writes(worker)
 
 
-def _blame(worker: WorkerProcess, broken: Exception) -> Exception:
+def _blame(worker: WorkerProcess, task: Task, broken: Exception) -> Exception:
     msg = (
-        f"worker {worker.pid} was ended while it ran {worker.queue[0].reference.name}: "
+        f"worker {worker.pid} was ended while it had {task.reference.name}: "
         f"what it sent cannot be taken: {broken}"
     )
     error = MemoryError(msg) if isinstance(broken, MemoryError) else ProtocolError(msg)
