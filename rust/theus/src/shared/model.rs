@@ -40,14 +40,13 @@ impl Words for Modelled {
     }
 }
 
-/// Runs `threads` over `count` words in every order with up to three preemptions, then `after`.
+/// Runs `threads` over `count` words in every order, then `after`.
 fn all_orders(
     count: usize,
     threads: &'static [fn(&Modelled)],
     after: impl Fn(&Modelled) + Send + Sync + 'static,
 ) {
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    let model = loom::model::Builder::new();
     model.check(move || {
         let words = Modelled::new(count);
         let threads = threads.iter().map(|&run| {
@@ -109,8 +108,7 @@ fn what_is_taken_over_is_counted_all_the_while() {
     fn asks(words: &Modelled) {
         assert!(!raise(words, 2, 5), "6 of 10 had been counted before");
     }
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    let model = loom::model::Builder::new();
     model.check(|| {
         let words = Modelled::new(SEATS + 1);
         assert!(raise(&words, 1, 6));
@@ -132,8 +130,7 @@ fn what_the_dead_had_is_free_and_nothing_else() {
     fn asks(words: &Modelled) {
         let _ = counters(words).raise(2, 6, LIMIT);
     }
-    let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(3);
+    let model = loom::model::Builder::new();
     model.check(|| {
         let words = Modelled::new(SEATS + 1);
         assert!(counters(&words).raise(1, 6, LIMIT));
