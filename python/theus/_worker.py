@@ -26,7 +26,7 @@ from theus.array import Handle, restore_dtype
 from theus.context import ParallelContext
 from theus.contracts import call_with_context, call_with_item, finish
 from theus.entry import view_entry
-from theus.errors import RemoteError, UnpicklableError
+from theus.errors import ProtocolError, RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
 from theus.outputs import TaskHeavy
 from theus.table import TablePart
@@ -37,6 +37,7 @@ CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
 CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
 
 _SPIN_S = 50e-6
+_OWNER_ENDS_S = 30.0  # longer than the kernel takes to end a process with much memory
 
 
 class _Stopped(KeyboardInterrupt):
@@ -121,7 +122,13 @@ class Worker:
             kind, fields, attachments = channel.recv(_SPIN_S)
             if kind == _theus.KIND_SHUTDOWN:
                 return
-            handlers[kind](fields, attachments)
+            try:
+                handlers[kind](fields, attachments)
+            except (EOFError, OSError):
+                raise
+            except Exception as error:  # a task's own exceptions are answered
+                msg = f"a frame of kind {kind} means nothing here: {error!r}"
+                raise ProtocolError(msg) from error
 
     # --- frames ---
 
@@ -292,11 +299,13 @@ def main(arguments: list[str]) -> None:
             Control.from_fd(control),
             Zone.from_fd(budget, seat, session),
         ).serve()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+    except ProtocolError as error:
+        sys.exit(f"theus: worker {os.getpid()} ends, as it cannot follow its owner: {error}")
+    except (EOFError, BrokenPipeError, ConnectionResetError) as error:
         # The owner is on its way out without having said so. Its socket closes before its lock is
         # free, so leaving now would leave its session to nobody: the watching thread ends us.
-        while True:
-            signal.pause()
+        time.sleep(_OWNER_ENDS_S)
+        sys.exit(f"theus: worker {os.getpid()} ends, as its owner does not talk to it: {error}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from weakref import WeakSet
 from theus import _theus, wire
 from theus.driver import Driver
 from theus.errors import (
+    CorruptSegmentError,
     ProtocolError,
     RemoteTraceback,
     SessionClosedError,
@@ -63,6 +64,9 @@ _CAUSE_STALE = 2
 _GRACE_S = 0.1
 _MAX_FAILED_STARTS = 3
 _SPIN_S = 60e-6
+
+_BROKEN = (ProtocolError, CorruptSegmentError, MemoryError)
+"""What a frame may raise after which its channel cannot be used."""
 
 Delivery = tuple[Task, bool, Any]
 
@@ -281,9 +285,8 @@ class Dispatcher:
                 deliveries += self._on_frame(worker, *frame)
         except (EOFError, OSError):
             gone = True
-        except ProtocolError:
-            worker.process.kill()
-            gone = True
+        except _BROKEN as error:
+            return deliveries + self._bury(worker, error)
         if gone:
             deliveries += self._bury(worker)
         return deliveries
@@ -294,9 +297,12 @@ class Dispatcher:
         if kind in (_theus.KIND_HELLO, _theus.KIND_PARTS, _theus.KIND_OUTPUT):
             self._prepare(worker, kind, fields)
             return []
+        if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR):
+            msg = f"frames of kind {kind} go from the owner to a worker"
+            raise ProtocolError(msg)
         parts, outputs, refused = worker.take_arrived()
         if not worker.queue or worker.queue[0].number != fields[0]:
-            msg = f"worker {worker.pid} answered task {fields[0]}, which is not the one it runs"
+            msg = f"it answered task {fields[0]}, which is not the one it runs"
             raise ProtocolError(msg)
         task = worker.take_ended()
         if worker.queue and worker.queue[0].done:
@@ -315,7 +321,7 @@ class Dispatcher:
             self._pending.appendleft(task)
             return []
         message = wire.Message(attachments[0], parts, outputs=outputs)
-        return [(task, False, (message, attachments[1].decode()))]
+        return [(task, False, (message, attachments[1].decode(errors="replace")))]
 
     def _prepare(self, worker: WorkerProcess, kind: int, fields: tuple[int, ...]) -> None:
         """Take what comes before a worker's results."""
@@ -385,19 +391,29 @@ class Dispatcher:
                 self._pool.watch_writes(worker)
         return refused
 
-    def _bury(self, worker: WorkerProcess) -> list[Delivery]:
-        """Fail the task a dead worker ran, send the others again, and forget the worker."""
+    def _bury(self, worker: WorkerProcess, broken: Exception | None = None) -> list[Delivery]:
+        """Fail the task a dead or broken worker ran, send the others again, forget the worker."""
         self._pool.remove(worker)
         deliveries: list[Delivery] = []
-        with contextlib.suppress(EOFError, OSError, ProtocolError):
-            while (frame := worker.channel.try_recv()) is not None:
-                deliveries += self._on_frame(worker, *frame)
+        with contextlib.suppress(EOFError, OSError):
+            try:
+                while not broken and (frame := worker.channel.try_recv()) is not None:
+                    deliveries += self._on_frame(worker, *frame)
+            except _BROKEN as error:
+                broken = error
+        if broken is not None:
+            worker.process.kill()
         try:
             status = worker.reap(_GRACE_S)
         except subprocess.TimeoutExpired:  # it closed its socket and lives on
             worker.process.kill()
             status = worker.reap()
         running, trace = worker.control.running, worker.trace()
+        if broken is not None and worker.queue:
+            task = worker.queue[0]
+            if task.number == running or task.spared:
+                deliveries.append((worker.queue.popleft(), False, _blame(worker, task, broken)))
+            task.spared = True
         unstarted: list[Task] = []
         for task in worker.queue:
             if task.number == running:
@@ -408,7 +424,7 @@ class Dispatcher:
         self._pending.extendleft(reversed(unstarted))
         worker.queue.clear()
         self._pool.vacate(worker)
-        if not worker.ready:
+        if not worker.ready and broken is None:
             deliveries += self._count_failed_start(worker, status, trace)
         worker.close()
         return deliveries
@@ -480,6 +496,16 @@ class Dispatcher:
                 with contextlib.suppress(OSError, EOFError):
                     worker.release(tuple(numbers))
                     self._pool.watch_writes(worker)
+
+
+def _blame(worker: WorkerProcess, task: Task, broken: Exception) -> Exception:
+    msg = (
+        f"worker {worker.pid} was ended while it had {task.reference.name}: "
+        f"what it sent cannot be taken: {broken}"
+    )
+    error = MemoryError(msg) if isinstance(broken, MemoryError) else ProtocolError(msg)
+    error.__cause__ = broken
+    return error
 
 
 def _remote(message: wire.Message, traceback: str) -> BaseException:

@@ -50,6 +50,7 @@ class Task:
         "number",
         "outcome",
         "reference",
+        "spared",
         "state",
         "timeout",
     )
@@ -73,6 +74,7 @@ class Task:
         self.timeout = timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.done = False
+        self.spared = False  # once, when a worker broke before it began this
 
 
 class Driver(Protocol):

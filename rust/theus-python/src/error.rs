@@ -42,7 +42,8 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::FrameCount { .. }
         | Error::FrameLength { .. }
         | Error::FrameIncomplete { .. }
-        | Error::FrameDescriptor { .. } => "ProtocolError",
+        | Error::FrameDescriptor { .. }
+        | Error::StrayDescriptor => "ProtocolError",
         Error::SegmentNotFound { .. } => "SegmentNotFoundError",
         Error::EntryNotFound { .. } => "EntryNotFoundError",
         Error::HeavyZoneFull { .. } => "HeavyZoneFullError",

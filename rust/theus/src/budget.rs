@@ -6,7 +6,6 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
@@ -16,13 +15,15 @@ use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
 use crate::mapping::Mapping;
 use crate::os::{self, failed};
+use crate::shared::{Counters, Words, tell};
 
 /// How many processes share a budget at most, the owner counted.
 pub const SEATS: usize = 1023;
 
+// Numbers of words.
 const LIMIT: usize = 0;
-const WORD_BYTES: usize = 8;
-const PAGE_BYTES: usize = (1 + SEATS) * WORD_BYTES;
+const COUNTERS: usize = 1;
+const PAGE_BYTES: usize = (COUNTERS + SEATS) * size_of::<u64>();
 
 /// One process's way to the shared counters.
 #[derive(Debug)]
@@ -46,9 +47,7 @@ impl Budget {
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&file, seals).map_err(failed)?;
         let budget = Self::map(&file, 0)?;
-        budget
-            .word(LIMIT)
-            .store(limit.unwrap_or(u64::MAX), Ordering::SeqCst);
+        tell(&budget.mapping, LIMIT, limit.unwrap_or(u64::MAX));
         Ok((budget, file))
     }
 
@@ -73,19 +72,14 @@ impl Budget {
         Ok(Self { mapping, seat })
     }
 
-    fn word(&self, index: usize) -> &AtomicU64 {
-        self.mapping.atomic(index * WORD_BYTES)
-    }
-
-    fn counter(&self, seat: usize) -> &AtomicU64 {
-        self.word(1 + seat)
+    fn counters(&self) -> Counters<'_, Mapping> {
+        Counters::new(&self.mapping, COUNTERS, SEATS)
     }
 
     /// What all processes have reserved together.
     #[must_use]
     pub fn used(&self) -> u64 {
-        let counters = (0..SEATS).map(|seat| self.counter(seat).load(Ordering::SeqCst));
-        counters.fold(0, u64::saturating_add)
+        self.counters().sum()
     }
 
     /// Counts `bytes` as reserved by this process. Two that ask for the last bytes at once may both
@@ -94,19 +88,11 @@ impl Budget {
     /// # Errors
     /// [`Error::HeavyZoneFull`], which names `key`, if they are more than the limit leaves.
     pub fn reserve(&self, key: &str, bytes: u64) -> Result<()> {
-        let own = self.counter(self.seat);
-        let limit = self.word(LIMIT).load(Ordering::SeqCst);
-        let before = own.fetch_add(bytes, Ordering::SeqCst);
-        let used = if before.checked_add(bytes).is_none() {
-            u64::MAX
-        } else {
-            self.used()
-        };
-        if used <= limit {
+        let limit = self.mapping.load(LIMIT);
+        if self.counters().raise(self.seat, bytes, limit) {
             KillPoint::BudgetReserved.pass();
             return Ok(());
         }
-        own.fetch_sub(bytes, Ordering::SeqCst);
         Err(Error::HeavyZoneFull {
             key: key.to_owned(),
             requested: bytes,
@@ -117,22 +103,19 @@ impl Budget {
 
     /// Gives back what this process had reserved.
     pub fn release(&self, bytes: u64) {
-        self.counter(self.seat).fetch_sub(bytes, Ordering::SeqCst);
+        self.counters().lower(self.seat, bytes);
         KillPoint::BudgetReleased.pass();
     }
 
-    /// Counts as this process's what the worker in `seat` had reserved.
+    /// Counts as this process's, the owner's, what the worker in `seat` had reserved.
     pub fn take_over(&self, seat: usize, bytes: u64) {
-        self.counter(self.seat).fetch_add(bytes, Ordering::SeqCst);
-        let theirs = self.counter(seat);
-        let lower = |counted: u64| Some(counted.saturating_sub(bytes));
-        let _ = theirs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lower);
+        self.counters().take_over(seat, bytes);
         KillPoint::BudgetTakenOver.pass();
     }
 
     /// Forgets what a worker that has died had reserved.
     pub fn clear(&self, seat: usize) {
-        self.counter(seat).store(0, Ordering::SeqCst);
+        self.counters().clear(seat);
     }
 }
 
@@ -166,6 +149,8 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[test]

@@ -1,20 +1,22 @@
 //! A session's catalog: which keys its current state has, for readers in other processes.
 //!
 //! One segment, changed in place. Each slot has a sequence number, odd while the owner writes it,
-//! so that a reader takes a slot only if the number was even and the same before and after.
+//! so that a reader takes a slot only if the number was even and the same before and after. All that
+//! changes is read and written by words, whole or not at all.
 //! The layout is defined in `schemas/catalog.json`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use crate::backend::{Access, Backend, Draft};
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
 use crate::mapping::Mapping;
+use crate::shared::{Words, change, read_unchanged};
 
 /// Bytes of UTF-8 that a key may have.
-pub const MAX_KEY_BYTES: usize = SLOT_BYTES - KEY;
+pub const MAX_KEY_BYTES: usize = SLOT_BYTES - KEY * WORD_BYTES;
 
 const MAGIC: &[u8; 8] = b"THEUSCAT";
 const LAYOUT_VERSION: u64 = 1;
@@ -23,20 +25,31 @@ const SLOT_BYTES: usize = 256;
 const FIRST_SLOTS: usize = 240;
 const MAX_SLOTS: usize = 1 << 20;
 
-// Offsets in the header.
-const LAYOUT: usize = 8;
-const CAPACITY: usize = 16;
-const STATE_VERSION: usize = 24;
-// Offsets in a slot.
+const WORD_BYTES: usize = size_of::<u64>();
+const SLOT_WORDS: usize = SLOT_BYTES / WORD_BYTES;
+/// How often readings of slots may meet their writer before it is taken for dead.
+const PATIENCE: u32 = 100_000;
+
+// Words of the header.
+const LAYOUT: usize = 1;
+const CAPACITY: usize = 2;
+const STATE_VERSION: usize = 3;
+// Words of a slot.
 const SEQUENCE: usize = 0;
-const VERSION: usize = 8;
-const NUMBER: usize = 16;
-const LENGTH: usize = 24;
-const KEY_LENGTH: usize = 32;
-const KEY: usize = 40;
+const VERSION: usize = 1;
+const NUMBER: usize = 2;
+const LENGTH: usize = 3;
+const KEY_LENGTH: usize = 4;
+const KEY: usize = 5;
+
+#[cfg(all(test, feature = "loom"))]
+mod model;
 
 /// What errors call it.
 const NAME: &str = "the catalog";
+
+/// A slot's words after its sequence number.
+type SlotWords = [u64; SLOT_WORDS];
 
 const fn length_of(slots: usize) -> u64 {
     (HEADER_BYTES + slots * SLOT_BYTES) as u64
@@ -89,9 +102,7 @@ impl CatalogWriter {
         };
         catalog.grow(FIRST_SLOTS)?;
         let mapping = catalog.draft.mapping();
-        mapping
-            .atomic(LAYOUT)
-            .store(LAYOUT_VERSION, Ordering::Release);
+        mapping.store(LAYOUT, LAYOUT_VERSION);
         mapping.write(0, MAGIC);
         KillPoint::CatalogPrepared.pass();
         catalog.draft.publish()?;
@@ -107,10 +118,7 @@ impl CatalogWriter {
         }
         self.free.extend((self.capacity..capacity).rev());
         self.capacity = capacity;
-        self.draft
-            .mapping()
-            .atomic(CAPACITY)
-            .store(capacity as u64, Ordering::Release);
+        self.publish(CAPACITY, capacity as u64);
         KillPoint::CatalogGrown.pass();
         Ok(())
     }
@@ -131,50 +139,90 @@ impl CatalogWriter {
             self.slots.insert(key.to_owned(), slot);
             slot
         };
-        self.write(slot, |mapping, at| {
-            mapping
-                .atomic(at + VERSION)
-                .store(version, Ordering::Relaxed);
-            mapping.atomic(at + NUMBER).store(number, Ordering::Relaxed);
-            mapping.atomic(at + LENGTH).store(length, Ordering::Relaxed);
-            mapping
-                .atomic(at + KEY_LENGTH)
-                .store(key.len() as u64, Ordering::Relaxed);
-            mapping.write(at + KEY, key.as_bytes());
-        });
+        let mapping: &Mapping = self.draft.mapping();
+        write_slot(mapping, first_word(slot), key, version, number, length);
         Ok(())
     }
 
     /// Removes `key`, if it is there.
     pub(crate) fn remove(&mut self, key: &str) {
         if let Some(slot) = self.slots.remove(key) {
-            self.write(slot, |mapping, at| {
-                mapping.atomic(at + NUMBER).store(0, Ordering::Relaxed);
-            });
+            let mapping: &Mapping = self.draft.mapping();
+            clear_slot(mapping, first_word(slot));
             self.free.push(slot);
         }
     }
 
     pub(crate) fn set_version(&self, version: u64) {
-        self.draft
-            .mapping()
-            .atomic(STATE_VERSION)
-            .store(version, Ordering::Release);
+        self.publish(STATE_VERSION, version);
         KillPoint::CatalogVersionSet.pass();
     }
 
-    fn write(&self, slot: usize, change: impl FnOnce(&Mapping, usize)) {
-        let at = HEADER_BYTES + slot * SLOT_BYTES;
-        let mapping = self.draft.mapping();
-        let sequence = mapping.atomic(at + SEQUENCE);
-        let before = sequence.load(Ordering::Relaxed);
-        sequence.store(before + 1, Ordering::Relaxed);
-        fence(Ordering::Release);
-        change(mapping, at);
-        KillPoint::CatalogSlotOpened.pass();
-        sequence.store(before + 2, Ordering::Release);
-        KillPoint::CatalogSlotClosed.pass();
+    /// Stores a word of the header after everything that was stored before.
+    fn publish(&self, word: usize, value: u64) {
+        let mapping: &Mapping = self.draft.mapping();
+        Mapping::fence(Ordering::Release);
+        mapping.store(word, value);
     }
+}
+
+const fn first_word(slot: usize) -> usize {
+    (HEADER_BYTES + slot * SLOT_BYTES) / WORD_BYTES
+}
+
+fn write_slot<W: Words>(words: &W, at: usize, key: &str, version: u64, number: u64, length: u64) {
+    change(words, at + SEQUENCE, || {
+        words.store(at + VERSION, version);
+        words.store(at + NUMBER, number);
+        words.store(at + LENGTH, length);
+        words.store(at + KEY_LENGTH, key.len() as u64);
+        for (word, bytes) in key.as_bytes().chunks(WORD_BYTES).enumerate() {
+            let mut whole = [0; WORD_BYTES];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            words.store(at + KEY + word, u64::from_ne_bytes(whole));
+        }
+        KillPoint::CatalogSlotOpened.pass();
+    });
+    KillPoint::CatalogSlotClosed.pass();
+}
+
+fn clear_slot<W: Words>(words: &W, at: usize) {
+    change(words, at + SEQUENCE, || {
+        words.store(at + NUMBER, 0);
+        KillPoint::CatalogSlotOpened.pass();
+    });
+    KillPoint::CatalogSlotClosed.pass();
+}
+
+/// The slot's words, none of them older or newer than another; `None` if its writer died.
+fn read_slot<W: Words>(words: &W, at: usize, patience: &mut u32) -> Option<SlotWords> {
+    read_unchanged(words, at + SEQUENCE, patience, || {
+        let mut slot = [0; SLOT_WORDS];
+        for word in VERSION..KEY {
+            slot[word] = words.load(at + word);
+        }
+        for word in 0..key_bytes(&slot).div_ceil(WORD_BYTES) {
+            slot[KEY + word] = words.load(at + KEY + word);
+        }
+        slot
+    })
+}
+
+fn key_bytes(slot: &SlotWords) -> usize {
+    usize::try_from(slot[KEY_LENGTH]).map_or(MAX_KEY_BYTES, |length| length.min(MAX_KEY_BYTES))
+}
+
+fn entry_of(slot: &SlotWords, session: &SessionId) -> Option<CatalogEntry> {
+    let key: Vec<u8> = slot[KEY..]
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .collect();
+    (slot[NUMBER] != 0).then(|| CatalogEntry {
+        key: String::from_utf8_lossy(&key[..key_bytes(slot)]).into_owned(),
+        segment: session.segment(slot[NUMBER]),
+        version: slot[VERSION],
+        length: slot[LENGTH],
+    })
 }
 
 /// Refuses keys that do not fit into a slot.
@@ -205,52 +253,18 @@ pub fn read_catalog(session: &SessionId) -> Result<(u64, Vec<CatalogEntry>)> {
     if !(length_of(0)..=length_of(MAX_SLOTS)).contains(&(length as u64)) {
         return Err(invalid("its size is not a catalog's"));
     }
-    if mapping.read(0, 8) != MAGIC
-        || mapping.atomic(LAYOUT).load(Ordering::Acquire) != LAYOUT_VERSION
-    {
+    if mapping.read(0, 8) != MAGIC || mapping.load(LAYOUT) != LAYOUT_VERSION {
         return Err(invalid("it is not a catalog of this layout version"));
     }
-    let capacity = usize::try_from(mapping.atomic(CAPACITY).load(Ordering::Acquire));
-    let slots = capacity
-        .unwrap_or(0)
-        .min((length - HEADER_BYTES) / SLOT_BYTES);
+    let capacity = usize::try_from(mapping.load(CAPACITY)).unwrap_or(0);
+    let slots = capacity.min((length - HEADER_BYTES) / SLOT_BYTES);
+    // One for all slots: a file with nothing but odd numbers is no reason to wait for each.
+    let mut patience = PATIENCE;
     let mut entries = Vec::new();
     for slot in 0..slots {
-        entries.extend(read_slot(
-            &mapping,
-            HEADER_BYTES + slot * SLOT_BYTES,
-            session,
-        ));
+        let words = read_slot(&mapping, first_word(slot), &mut patience);
+        entries.extend(words.and_then(|words| entry_of(&words, session)));
     }
-    Ok((
-        mapping.atomic(STATE_VERSION).load(Ordering::Acquire),
-        entries,
-    ))
-}
-
-fn read_slot(mapping: &Mapping, at: usize, session: &SessionId) -> Option<CatalogEntry> {
-    // The owner writes a slot in well under a microsecond: many odd readings mean that it died.
-    for _ in 0..10_000 {
-        let before = mapping.atomic(at + SEQUENCE).load(Ordering::Acquire);
-        let number = mapping.atomic(at + NUMBER).load(Ordering::Relaxed);
-        let version = mapping.atomic(at + VERSION).load(Ordering::Relaxed);
-        let length = mapping.atomic(at + LENGTH).load(Ordering::Relaxed);
-        let key_length = mapping.atomic(at + KEY_LENGTH).load(Ordering::Relaxed);
-        let key_length = usize::try_from(key_length)
-            .unwrap_or(usize::MAX)
-            .min(MAX_KEY_BYTES);
-        let key = mapping.read(at + KEY, key_length);
-        fence(Ordering::Acquire);
-        let after = mapping.atomic(at + SEQUENCE).load(Ordering::Relaxed);
-        if before == after && before.is_multiple_of(2) {
-            return (number != 0).then(|| CatalogEntry {
-                key: String::from_utf8_lossy(&key).into_owned(),
-                segment: session.segment(number),
-                version,
-                length,
-            });
-        }
-        std::hint::spin_loop();
-    }
-    None
+    Mapping::fence(Ordering::Acquire);
+    Ok((mapping.load(STATE_VERSION), entries))
 }

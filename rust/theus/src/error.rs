@@ -237,6 +237,9 @@ pub enum Error {
         /// The kind of the frame.
         kind: Kind,
     },
+    /// A descriptor that came with no frame that carries one.
+    #[error("a descriptor came with no PARTS or OUTPUT frame")]
+    StrayDescriptor,
     /// No memory for a frame that is arriving.
     #[error("no memory for {bytes} more bytes of a frame")]
     FrameMemory {

@@ -63,6 +63,7 @@ mod os;
 pub mod output;
 pub mod segment;
 pub mod session;
+mod shared;
 mod signals;
 pub mod sweep;
 pub mod tensor;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -18,6 +18,7 @@ use shared_memory::Shmem;
 use crate::descriptor::SegmentName;
 use crate::error::Result;
 use crate::os::{self, failed};
+use crate::shared::Words;
 
 /// Where published bytes lie in this process: address to length and name.
 static REGISTRY: RwLock<Registry> = RwLock::new(BTreeMap::new());
@@ -184,8 +185,9 @@ impl Mapping {
                 self.len() - FIRST,
             );
         }
-        let first = source.atomic(0).load(Ordering::Relaxed);
-        self.atomic(0).store(first, Ordering::Release);
+        let first = source.load(0);
+        Self::fence(Ordering::Release);
+        self.store(0, first);
     }
 
     /// Lets [`locate`] find the bytes as those of `name`.
@@ -239,15 +241,17 @@ impl Mapping {
         self.writable.load(Ordering::SeqCst)
     }
 
-    /// The integer at `offset`, which processes share.
-    ///
-    /// # Panics
-    /// If it is not aligned or not inside.
-    pub(crate) fn atomic(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset.is_multiple_of(8) && offset + 8 <= self.len());
-        // SAFETY: inside the range, which outlives the reference, aligned, and looked at only
-        // through atomics while it is shared.
-        unsafe { AtomicU64::from_ptr(self.as_mut_ptr().wrapping_add(offset).cast()) }
+    /// The word of this number, which other processes may write.
+    fn word(&self, word: usize) -> &AtomicU64 {
+        assert!(
+            word < self.len() / size_of::<u64>(),
+            "word {word} is inside"
+        );
+        let place = self.as_ptr().cast::<AtomicU64>().wrapping_add(word);
+        // SAFETY: inside the range, which begins on a page and outlives the reference; while it is
+        // shared this word is looked at only through atomics. Of a range that is mapped read-only
+        // only relaxed loads are made, which std allows for memory that cannot be written.
+        unsafe { &*place }
     }
 
     /// Writes `bytes` at `offset`.
@@ -283,6 +287,38 @@ impl Mapping {
     pub unsafe fn as_slice(&self) -> &[u8] {
         // SAFETY: the mapping owns the range; the caller upholds that it does not change.
         unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len()) }
+    }
+}
+
+impl Words for Mapping {
+    fn load(&self, word: usize) -> u64 {
+        self.word(word).load(Ordering::Relaxed)
+    }
+
+    fn store(&self, word: usize, value: u64) {
+        assert!(self.is_writable(), "only who writes a range stores into it");
+        self.word(word).store(value, Ordering::Relaxed);
+    }
+
+    fn update(&self, word: usize, change: impl Fn(u64) -> u64) -> u64 {
+        assert!(self.is_writable(), "only who writes a range stores into it");
+        let word = self.word(word);
+        let mut before = word.load(Ordering::Relaxed);
+        loop {
+            let after = change(before);
+            match word.compare_exchange_weak(before, after, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(before) => return before,
+                Err(found) => before = found,
+            }
+        }
+    }
+
+    fn fence(order: Ordering) {
+        fence(order);
+    }
+
+    fn pause() {
+        std::thread::yield_now();
     }
 }
 

@@ -168,6 +168,21 @@ pub(crate) fn write_at(file: &File, data: &[u8], offset: u64) -> Result<()> {
         .map_err(|error| failed("copying into shared memory", error))
 }
 
+/// The `length` bytes at `offset`, which have to be there.
+pub(crate) fn read_at(file: &OwnedFd, offset: usize, length: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; length];
+    let mut read = 0;
+    while read < length {
+        match rustix::io::pread(file, &mut bytes[read..], (offset + read) as u64) {
+            Ok(0) => return Err(failed("copying a segment", io::ErrorKind::UnexpectedEof)),
+            Ok(count) => read += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed("copying a segment", errno)),
+        }
+    }
+    Ok(bytes)
+}
+
 /// Whether nobody else has the file open or mapped, `None` if the file system cannot tell.
 ///
 /// The lease is returned at once. Opening a leased file signals its holder; SIGURG is ignored by

@@ -92,11 +92,12 @@ impl Segment {
             segment: "a worker's output".to_owned(),
             reason: reason.to_owned(),
         };
-        if !status.regular || !status.own {
-            return Err(invalid("it is not a regular file of this user"));
+        if !status.regular || !status.own || status.links > 0 {
+            return Err(invalid("it is not a nameless file of this user"));
         }
-        let length = usize::try_from(status.length).unwrap_or(0).max(1);
-        let content = read_content(&Mapping::read_only(&file, length)?, "a worker's output")?;
+        if status.length == 0 {
+            return Err(invalid("it is empty"));
+        }
         let place = zone.place_of(&file);
         let reserved = match place {
             Place::Memory(_) => status.length,
@@ -104,9 +105,15 @@ impl Segment {
         };
         zone.budget().take_over(seat, reserved);
         let reservation = Reservation::new(zone.budget(), reserved);
-        let adopted = place.storage().adopt(&name, file);
-        let full = || place.storage().full(content.spec.key(), status.length);
-        let mapping = adopted.and_then(|mapping| mapping.ok_or_else(full))?;
+        let storage = place.storage();
+        // Only then is it looked at, as before it may change behind every look.
+        let mapping = storage.adopt(&name, file)?;
+        let mapping = mapping.ok_or_else(|| storage.full("a worker's output", status.length))?;
+        let content = read_content(&mapping, "a worker's output");
+        let content = content.inspect_err(|_| {
+            // What is left is removed with the session.
+            let _ = storage.unlink(&name);
+        })?;
         mapping.keep(reservation.clone());
         mapping.register(&name);
         Ok(Self {

@@ -113,17 +113,32 @@ fn a_file_that_somebody_can_still_write_is_copied() {
     assert_eq!(first_item(&segment), 5);
 }
 
+/// A description that can only read, of a file with these bytes that has no name.
+fn nameless(bytes: &[u8]) -> std::os::fd::OwnedFd {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::TMPFILE | OFlags::RDWR;
+    let file = open("/dev/shm", flags, Mode::RUSR | Mode::WUSR).unwrap();
+    rustix::io::pwrite(&file, bytes, 0).unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    open(path, OFlags::RDONLY, Mode::empty()).unwrap()
+}
+
 #[test]
 fn what_is_no_tensor_is_refused_and_not_counted() {
     let (session, _) = setup(Backend::Linux);
-    let path = format!("/dev/shm/theus-junk-{}", std::process::id());
-    std::fs::write(&path, [1; 5000]).unwrap();
-    let file = std::fs::File::open(&path).unwrap();
-    std::fs::remove_file(&path).unwrap();
-    let refused = session.adopt(file.into(), 1).unwrap_err();
+    let file = nameless(&[1; 5000]);
+    let refused = session.adopt(file, 1).unwrap_err();
     assert!(matches!(refused, Error::CorruptSegment { .. }), "{refused}");
     assert_eq!(session.used_bytes(), 0);
     assert!(!session.id().segment(1).path().exists());
     let (pipe, _) = std::io::pipe().unwrap();
     assert!(session.adopt(pipe.into(), 1).is_err());
+    let tensor = session.alloc_tensor::<u8>("x", &[5]).unwrap();
+    let tensor = tensor.publish().unwrap();
+    let path = session.get("x").unwrap().path().unwrap();
+    let named = std::fs::File::open(path).unwrap().into();
+    drop(tensor);
+    let refused = session.adopt(named, 1).unwrap_err();
+    assert!(refused.to_string().contains("nameless"), "{refused}");
+    assert!(session.adopt(nameless(&[]), 1).is_err());
 }

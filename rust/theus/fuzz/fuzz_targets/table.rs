@@ -1,10 +1,7 @@
-//! Any bytes as an Arrow IPC file: an error or valid batches, never a crash.
-
 #![no_main]
 
-use arrow::buffer::Buffer;
-use libfuzzer_sys::fuzz_target;
+#[path = "../harness.rs"]
+#[allow(dead_code, reason = "each target uses its part")]
+mod harness;
 
-fuzz_target!(|bytes: &[u8]| {
-    let _ = theus::layout::table::validate(&Buffer::from(bytes));
-});
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| harness::table(bytes));

@@ -118,13 +118,16 @@ impl Storage for Linux {
         let file = os::reopen_read_only(&file)?;
         let length = usize::try_from(os::status(&file)?.length).unwrap_or(0);
         let mapping = Mapping::read_only(&file, length)?;
-        if os::is_unwritten(&file) {
+        // The length once more: until now it could be changed.
+        if os::is_unwritten(&file) && os::status(&file)?.length == length as u64 {
             KillPoint::OutputProven.pass();
             os::link(&file, &path)?;
             KillPoint::OutputLinked.pass();
             return Ok(Some(mapping));
         }
-        let Some(copy) = copy(&mapping, &self.directory)? else {
+        // By system calls: who can write it can shorten it, and a mapping would end this process.
+        let read = |offset, length| os::read_at(&file, offset, length);
+        let Some(copy) = copy(&self.directory, length, read)? else {
             return Ok(None);
         };
         let reader = os::reopen_read_only(&copy)?;
@@ -230,15 +233,19 @@ impl Storage for Linux {
     }
 }
 
-fn copy(source: &Mapping, directory: &Path) -> Result<Option<File>> {
+fn copy(
+    directory: &Path,
+    length: usize,
+    read: impl Fn(usize, usize) -> Result<Vec<u8>>,
+) -> Result<Option<File>> {
     let file = os::create_nameless(directory)?;
-    if !os::reserve(&file, 0, source.len() as u64)? {
+    if !os::reserve(&file, 0, length as u64)? {
         return Ok(None);
     }
     let copy = File::from(file);
-    for offset in (0..source.len()).step_by(COPY_BYTES) {
-        let length = COPY_BYTES.min(source.len() - offset);
-        os::write_at(&copy, &source.read(offset, length), offset as u64)?;
+    for offset in (0..length).step_by(COPY_BYTES) {
+        let piece = read(offset, COPY_BYTES.min(length - offset))?;
+        os::write_at(&copy, &piece, offset as u64)?;
     }
     Ok(Some(copy))
 }
@@ -267,7 +274,8 @@ impl Nameless {
         }
         // A child that was forked since has the old pages mapped and could still write them.
         let directory = self.path.parent().unwrap_or(Path::new(os::DIRECTORY));
-        let Some(copy) = copy(&self.mapping, directory)? else {
+        let read = |offset, length| Ok(self.mapping.read(offset, length));
+        let Some(copy) = copy(directory, self.mapping.len(), read)? else {
             return Ok(None);
         };
         let (file, mapping) = self.close_to_writes(&copy)?;

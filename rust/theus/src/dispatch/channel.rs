@@ -142,7 +142,6 @@ impl Channel {
         while self.receiver.wait(spin)? == Wait::Interrupted {}
         Ok(self
             .receiver
-            .incoming
             .take()
             .expect("a wait that ends with Ready leaves a frame"))
     }
@@ -265,10 +264,21 @@ impl Receiver {
     pub fn buffered(&mut self) -> Result<Option<Frame<'_>>> {
         if self.incoming.ready()? {
             KillPoint::FrameReceived.pass();
-            Ok(self.incoming.take())
+            Ok(self.take())
         } else {
             Ok(None)
         }
+    }
+
+    fn take(&mut self) -> Option<Frame<'_>> {
+        let frame = self.incoming.take();
+        if frame
+            .as_ref()
+            .is_some_and(|frame| frame.kind().carries_descriptor())
+        {
+            self.socket.expect_descriptor();
+        }
+        frame
     }
 
     /// The descriptor of a frame that carries one; to be called once for each, in their order.
@@ -305,16 +315,22 @@ impl Receiver {
 
     /// Reads once. True if there may be more to read at once.
     fn fill(&mut self) -> Result<bool> {
-        match self.incoming.fill(&mut &*self.socket)? {
-            Ok(Filled::End) => Err(self.end()),
-            Ok(filled) => Ok(filled == Filled::Full),
+        // All whole frames have been handed out.
+        self.socket.check_descriptors(self.incoming.has_begun())?;
+        let filled = match self.incoming.fill(&mut &*self.socket)? {
+            Ok(Filled::End) => return Err(self.end()),
+            Ok(filled) => filled,
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => Ok(false),
+                io::ErrorKind::WouldBlock => return Ok(false),
                 // The peer closed its end without having read all of ours.
-                io::ErrorKind::ConnectionReset => Err(self.end()),
-                _ => Err(failed("receiving from the channel's peer", error)),
+                io::ErrorKind::ConnectionReset => return Err(self.end()),
+                _ => return Err(failed("receiving from the channel's peer", error)),
             },
+        };
+        if !self.incoming.ready()? {
+            self.socket.check_descriptors(self.incoming.has_begun())?;
         }
+        Ok(filled == Filled::Full)
     }
 
     fn end(&self) -> Error {

@@ -4,40 +4,30 @@
 //! memory: the worker writes `running`, the owner writes `cancel`. `schemas/control.json` says
 //! where they lie.
 
-#![expect(
-    unsafe_code,
-    reason = "maps one page that two processes share, and views two words of it as atomics"
-)]
-
 use std::os::fd::{AsFd, OwnedFd};
-use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{
-    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
-use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
-use crate::os::failed;
+use crate::mapping::Mapping;
+use crate::os::{self, failed};
+use crate::shared::{Words, tell};
 
 const PAGE_BYTES: usize = 4096;
-const RUNNING_OFFSET: usize = 0;
+// Words of the page.
+const RUNNING: usize = 0;
 /// A cache line away, so that the owner's writes do not slow the worker's.
-const CANCEL_OFFSET: usize = 64;
+const CANCEL: usize = 8;
 
 /// The shared page, mapped. No task has the id 0: it stands for none.
 #[derive(Debug)]
 pub struct Control {
-    page: NonNull<u8>,
+    page: Mapping,
 }
-
-// SAFETY: the page is only ever accessed through atomics, and unmapped by the one drop.
-unsafe impl Send for Control {}
-// SAFETY: as above.
-unsafe impl Sync for Control {}
 
 impl Control {
     /// A page of zeros, and the descriptor (close-on-exec) by which the worker maps it.
@@ -65,8 +55,7 @@ impl Control {
     /// [`Error::ControlPage`] if the descriptor is something else.
     pub fn from_fd(file: impl AsFd) -> Result<Self> {
         let sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK));
-        let status = fstat(&file).map_err(|errno| failed("looking at a control page", errno))?;
-        let found = u64::try_from(status.st_size).unwrap_or(0);
+        let found = os::status(&file)?.length;
         if !sealed || found != PAGE_BYTES as u64 {
             return Err(Error::ControlPage {
                 expected: PAGE_BYTES as u64,
@@ -77,69 +66,43 @@ impl Control {
     }
 
     fn map(file: impl AsFd) -> Result<Self> {
-        // SAFETY: a fresh mapping at an address of the kernel's choice touches no other memory. The
-        // file has the size of the page and is sealed against shrinking, by `create` or checked by
-        // `from_fd`, so that every byte of the mapping can be accessed while it exists.
-        let page = unsafe {
-            mmap(
-                ptr::null_mut(),
-                PAGE_BYTES,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                file,
-                0,
-            )
-        }
-        .map_err(|errno| failed("mapping a control page", errno))?;
-        let page = NonNull::new(page.cast())
-            .ok_or_else(|| failed("mapping a control page", Errno::NOMEM))?;
+        let page = Mapping::writable(&file.as_fd(), PAGE_BYTES)?;
         Ok(Self { page })
-    }
-
-    fn word(&self, offset: usize) -> &AtomicU64 {
-        // SAFETY: both offsets that are passed lie inside the page.
-        let word = unsafe { self.page.add(offset) };
-        // SAFETY: the page is aligned to 4096 and the offset to 8; it is mapped until `self` is
-        // dropped, which the reference cannot outlive; this process has no other way to it than
-        // this function, and other processes are held to atomics by the format's definition.
-        unsafe { AtomicU64::from_ptr(word.cast().as_ptr()) }
     }
 
     /// The id of the task that runs, or 0.
     #[must_use]
     pub fn running(&self) -> u64 {
-        self.word(RUNNING_OFFSET).load(Ordering::SeqCst)
+        self.told(RUNNING)
     }
 
-    /// Says which task runs; 0 for none. For the worker.
+    /// Says which task runs; 0 for none. For the worker, which then asks which one is to stop.
     pub fn set_running(&self, task_id: u64) {
-        // Sequentially consistent, as each side writes its word and then reads the other's: at
-        // least one of them sees that the task which runs is the one to stop.
-        self.word(RUNNING_OFFSET).store(task_id, Ordering::SeqCst);
+        tell(&self.page, RUNNING, task_id);
     }
 
     /// The id of the task that the owner wants stopped, or 0.
     #[must_use]
     pub fn cancel(&self) -> u64 {
-        self.word(CANCEL_OFFSET).load(Ordering::SeqCst)
+        self.told(CANCEL)
     }
 
-    /// Says which task is to stop; 0 for none. For the owner.
+    /// Says which task is to stop; 0 for none. For the owner, which then asks which one runs.
     pub fn set_cancel(&self, task_id: u64) {
-        self.word(CANCEL_OFFSET).store(task_id, Ordering::SeqCst);
+        tell(&self.page, CANCEL, task_id);
     }
-}
 
-impl Drop for Control {
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping that `map` made, whole, and nothing borrows it any more.
-        let unmapped = unsafe { munmap(self.page.as_ptr().cast(), PAGE_BYTES) };
-        debug_assert!(unmapped.is_ok(), "a control page is unmapped once");
+    fn told(&self, word: usize) -> u64 {
+        let value = self.page.load(word);
+        Mapping::fence(Ordering::Acquire);
+        value
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::io::Errno;
+
     use super::*;
 
     #[test]

@@ -185,6 +185,11 @@ impl Incoming {
         }
     }
 
+    /// Whether bytes of a frame that is not handed out are here.
+    pub(super) fn has_begun(&self) -> bool {
+        self.start < self.end || !matches!(self.stage, Stage::Between)
+    }
+
     /// How many bytes of an incomplete frame are here.
     pub(super) fn pending_bytes(&self) -> u64 {
         let buffered = (self.end - self.start) as u64;

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
-    sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send,
+    sendmsg, socketpair, sockopt,
 };
 
 use super::incoming::Source;
@@ -61,8 +61,16 @@ impl Traffic {
 pub(super) struct Socket {
     pub(super) fd: OwnedFd,
     pub(super) traffic: Arc<Traffic>,
-    /// Descriptors that have arrived, in order, and belong to frames that are not taken yet.
-    descriptors: Mutex<VecDeque<OwnedFd>>,
+    descriptors: Mutex<Descriptors>,
+}
+
+/// The descriptors of frames, on their way to those who take them.
+#[derive(Debug, Default)]
+struct Descriptors {
+    /// In the order they came. `None`: this process had no room for it, and its frame goes without.
+    arrived: VecDeque<Option<OwnedFd>>,
+    /// How many frames that carry one have been handed out, and theirs not been asked for.
+    due: usize,
 }
 
 impl Socket {
@@ -104,12 +112,30 @@ impl Socket {
         }
     }
 
-    /// The descriptor that arrived first of those that were not taken.
-    pub(super) fn take_descriptor(&self) -> Option<OwnedFd> {
-        self.arrived().pop_front()
+    /// Notes that a frame that carries a descriptor is handed out.
+    pub(super) fn expect_descriptor(&self) {
+        self.descriptors().due += 1;
     }
 
-    fn arrived(&self) -> MutexGuard<'_, VecDeque<OwnedFd>> {
+    /// The descriptor of the first frame whose has not been taken.
+    pub(super) fn take_descriptor(&self) -> Option<OwnedFd> {
+        let mut descriptors = self.descriptors();
+        descriptors.due = descriptors.due.saturating_sub(1);
+        descriptors.arrived.pop_front().flatten()
+    }
+
+    /// Refuses descriptors that came with no frame that carries one: they would be taken for those
+    /// of later frames. `begun` says whether the start of a frame is here, which may be one.
+    pub(super) fn check_descriptors(&self, begun: bool) -> Result<()> {
+        let descriptors = self.descriptors();
+        let expected = descriptors.due + usize::from(begun);
+        if descriptors.arrived.len() > expected {
+            return Err(Error::StrayDescriptor);
+        }
+        Ok(())
+    }
+
+    fn descriptors(&self) -> MutexGuard<'_, Descriptors> {
         self.descriptors
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -121,11 +147,16 @@ impl Socket {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let message = recvmsg(&self.fd, slices, &mut control, flags)?;
+        let mut descriptors = self.descriptors();
         for ancillary in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = ancillary {
-                self.arrived().extend(descriptors);
+            if let RecvAncillaryMessage::ScmRights(arrived) = ancillary {
+                descriptors.arrived.extend(arrived.map(Some));
             }
         }
+        if message.flags.contains(ReturnFlags::CTRUNC) {
+            descriptors.arrived.push_back(None);
+        }
+        drop(descriptors);
         Ok(self.got(message.bytes))
     }
 

@@ -382,20 +382,25 @@ fn check_body(
     if spec.shape.contains(&0) {
         return Ok(());
     }
-    let mut end = spec.element.bytes();
-    for (&size, &step) in spec.shape.iter().zip(&spec.strides) {
-        let reach = (size - 1).checked_mul(step);
-        end = reach
-            .and_then(|reach| end.checked_add(reach))
-            .ok_or("its strides overflow")?;
-        if !step.is_multiple_of(spec.element.bytes()) {
+    // Each item has bytes of its own and no others lie between them: a slice of all items, which
+    // `Tensor::items` is, then lies in the body.
+    let mut dims: Vec<_> = spec.shape.iter().zip(&spec.strides).collect();
+    dims.retain(|&(&size, _)| size > 1);
+    dims.sort_by_key(|&(_, &stride)| stride);
+    let mut step = spec.element.bytes();
+    for (&size, &stride) in dims {
+        if stride != step {
             return Err(format!(
-                "a stride of {step} bytes is not a whole number of items"
+                "its items do not lie side by side: a stride is {stride} bytes, not {step}"
             ));
         }
+        // The product was found to fit when the shape was read.
+        step *= size;
     }
-    if end > body {
-        return Err(format!("its items reach {end} bytes into a body of {body}"));
+    if step > body {
+        return Err(format!(
+            "its items reach {step} bytes into a body of {body}"
+        ));
     }
     Ok(())
 }
