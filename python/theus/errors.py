@@ -13,8 +13,10 @@ from concurrent.futures import BrokenExecutor
 __all__ = [
     "CopyRequiredError",
     "CorruptSegmentError",
+    "DescriptorLimitError",
     "EntryNotFoundError",
     "HeavyZoneFullError",
+    "MappingLimitError",
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",
@@ -52,6 +54,14 @@ class StaleSegmentError(TheusError, LookupError):
 
 class HeavyZoneFullError(TheusError, MemoryError):
     """A reservation does not fit: into ``heavy_limit``, shared memory, or the control group."""
+
+
+class MappingLimitError(TheusError, MemoryError):
+    """This process can map no more: ``vm.max_map_count``, ``ulimit -v``, or no memory at all."""
+
+
+class DescriptorLimitError(TheusError, OSError):
+    """No descriptor is left, in this process (``ulimit -n``) or on the machine."""
 
 
 class CorruptSegmentError(TheusError, ValueError):

@@ -8,6 +8,7 @@ mod channel;
 mod control;
 mod error;
 mod fd;
+mod machine;
 mod output;
 mod payload;
 mod segment;
@@ -33,5 +34,6 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(session::fork_generation, module)?)?;
     channel::register(module)?;
     control::register(module)?;
+    machine::register(module)?;
     watch::register(module)
 }

@@ -3,13 +3,18 @@
 //! A session lives while its lock is held; who gets the lock of a dead one removes all it left, the
 //! lock file last. Nothing is judged by process ids, which are reused and differ between
 //! namespaces.
+//!
+//! Everybody may put files into these directories. What is no regular file of this user's is not
+//! opened, followed or removed, and says nothing about a session.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use crate::backend::{Backend, Storage};
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::Result;
-use crate::os;
+use crate::os::{self, Status};
 
 /// What a sweep of one session came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +32,14 @@ pub enum SweepOutcome {
 pub struct SessionInfo {
     /// Its id.
     pub id: SessionId,
-    /// Whether its owner lives.
+    /// Whether its owner lives; also if this user may not ask, because it is another user's.
     pub alive: bool,
     /// How many segments have names, the catalog not counted.
     pub entries: u64,
     /// Their bytes together.
     pub bytes: u64,
+    /// The user that it belongs to.
+    pub user: u32,
 }
 
 /// Removes what every dead session of this user left; the names that were removed.
@@ -41,9 +48,9 @@ pub struct SessionInfo {
 /// [`crate::Error::Os`] if the names cannot be listed.
 pub fn sweep() -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    for (id, backend) in found()? {
-        // One session that cannot be swept (another user's, say) does not keep the others.
-        if let Ok(SweepOutcome::Swept(names)) = sweep_in(backend, &id) {
+    for id in found()? {
+        // One session that cannot be swept does not keep the others.
+        if let Ok(SweepOutcome::Swept(names)) = sweep_session(&id) {
             removed.extend(names);
         }
     }
@@ -55,62 +62,97 @@ pub fn sweep() -> Result<Vec<String>> {
 /// # Errors
 /// [`crate::Error::Os`] if the kernel refuses.
 pub fn sweep_session(id: &SessionId) -> Result<SweepOutcome> {
-    match found()?.get(id) {
-        Some(backend) => sweep_in(*backend, id),
-        None => Ok(SweepOutcome::NothingLeft),
-    }
-}
-
-fn sweep_in(backend: Backend, id: &SessionId) -> Result<SweepOutcome> {
-    let storage = backend.storage();
-    let path = storage.lock_path(id);
-    let Some(status) = os::status_of(&path) else {
-        return sweep_without_lock(storage, id);
+    let Some(locks) = take_locks(id)? else {
+        return Ok(SweepOutcome::StillAlive);
     };
-    if !status.regular || !status.own {
-        return Ok(SweepOutcome::StillAlive);
-    }
-    let lock = os::open_read_only(&path)?;
-    if !os::try_lock(&lock)? {
-        return Ok(SweepOutcome::StillAlive);
-    }
-    // Another sweep may have removed the file, and the owner put a new one in its place.
-    let same = os::status_of(&path).map(|now| now.inode) == Some(os::status(&lock)?.inode);
-    if !same {
-        return Ok(SweepOutcome::StillAlive);
-    }
-    let mut removed = Vec::new();
-    for name in storage.segments_of(id)? {
-        if storage.unlink(&name)? {
-            removed.push(name.to_string());
+    let Some(first) = locks.first() else {
+        return sweep_without_lock(Backend::Linux.storage(), id);
+    };
+    let mut removed = remove_all(first.storage, first.storage.segments_of(id)?)?;
+    // The names of the locks last: without them a sweep has less sure signs to go by.
+    for lock in &locks {
+        if os::unlink(&lock.path)? {
+            removed.push(id.lock_name());
         }
     }
-    if os::unlink(&path)? {
-        removed.push(id.lock_name());
-    }
     Ok(SweepOutcome::Swept(removed))
+}
+
+/// A lock of a dead session, held until this is dropped.
+struct DeadLock {
+    storage: &'static dyn Storage,
+    path: PathBuf,
+    _file: OwnedFd,
+}
+
+/// The locks of session `id` that are in place; `None` if somebody holds one. A copy of a lock file
+/// where another backend looks for it does not make a living session dead.
+fn take_locks(id: &SessionId) -> Result<Option<Vec<DeadLock>>> {
+    let mut locks = Vec::new();
+    for backend in Backend::ALL {
+        let storage = backend.storage();
+        let path = storage.lock_path(id);
+        let Some(status) = os::status_of(&path).filter(is_ours) else {
+            continue;
+        };
+        let file = os::open_read_only(&path)?;
+        // Another sweep may have removed the file, and the owner put a new one in its place.
+        let same = || Ok(os::status(&file)?.inode == status.inode && is_at(&path, &status));
+        if !os::try_lock(&file)? || !same()? {
+            return Ok(None);
+        }
+        locks.push(DeadLock {
+            storage,
+            path,
+            _file: file,
+        });
+    }
+    Ok(Some(locks))
+}
+
+fn is_at(path: &Path, status: &Status) -> bool {
+    os::status_of(path).map(|now| now.inode) == Some(status.inode)
+}
+
+fn is_ours(status: &Status) -> bool {
+    status.regular && status.own
+}
+
+/// Whether what lies at `name` is a file of this user's, or the system shows no file for it.
+fn may_be_ours(name: &SegmentName) -> bool {
+    os::status_of(&name.path()).as_ref().is_none_or(is_ours)
+}
+
+/// Removes those of `names` that are this user's; one that stays does not keep the others.
+fn remove_all(storage: &dyn Storage, names: Vec<SegmentName>) -> Result<Vec<String>> {
+    let mut removed = Vec::new();
+    let mut failure = None;
+    for name in names.into_iter().filter(may_be_ours) {
+        match storage.unlink(&name) {
+            Ok(true) => removed.push(name.to_string()),
+            Ok(false) => {}
+            Err(error) => failure = Some(error),
+        }
+    }
+    failure.map_or(Ok(removed), Err)
 }
 
 /// Without a lock file (somebody removed it) the owner's mapping of the catalog says that it lives,
 /// and without a catalog each segment is removed only if nobody at all has it open or mapped.
 fn sweep_without_lock(storage: &dyn Storage, id: &SessionId) -> Result<SweepOutcome> {
-    let names = storage.segments_of(id)?;
+    let mut names = storage.segments_of(id)?;
+    names.retain(may_be_ours);
     if names.is_empty() {
         return Ok(SweepOutcome::NothingLeft);
     }
     // Without proof from the kernel, a segment counts as used.
     let unused = |name: &SegmentName| storage.is_unused(name) == Some(true);
-    let catalog = names.iter().find(|name| name.number == 0);
-    if catalog.is_some_and(|catalog| !unused(catalog)) {
-        return Ok(SweepOutcome::StillAlive);
+    match names.iter().find(|name| name.number == 0) {
+        Some(catalog) if !unused(catalog) => return Ok(SweepOutcome::StillAlive),
+        Some(_) => {}
+        None => names.retain(unused),
     }
-    let mut removed = Vec::new();
-    for name in &names {
-        if (catalog.is_some() || unused(name)) && storage.unlink(name)? {
-            removed.push(name.to_string());
-        }
-    }
-    Ok(SweepOutcome::Swept(removed))
+    remove_all(storage, names).map(SweepOutcome::Swept)
 }
 
 /// Every session that has names on this machine.
@@ -118,37 +160,61 @@ fn sweep_without_lock(storage: &dyn Storage, id: &SessionId) -> Result<SweepOutc
 /// # Errors
 /// [`crate::Error::Os`] if the names cannot be listed.
 pub fn sessions() -> Result<Vec<SessionInfo>> {
-    let describe = |(id, backend): (SessionId, Backend)| {
-        let storage = backend.storage();
-        let names = storage.segments_of(&id)?;
-        let entries = names.iter().filter(|name| name.number != 0);
-        let lengths = entries.filter_map(|name| storage.length_of(name));
-        let (entries, bytes) =
-            lengths.fold((0, 0), |(count, bytes), length| (count + 1, bytes + length));
-        let alive = match os::open_read_only(&storage.lock_path(&id)) {
-            // The lock is let go with the descriptor, here.
-            Ok(lock) => !os::try_lock(&lock).unwrap_or(false),
-            Err(_) => names
-                .iter()
-                .any(|name| name.number == 0 && storage.is_unused(name) != Some(true)),
-        };
-        Ok(SessionInfo {
-            id,
-            alive,
-            entries,
-            bytes,
-        })
-    };
-    found()?.into_iter().map(describe).collect()
+    let described: Result<Vec<_>> = found()?.into_iter().map(describe).collect();
+    Ok(described?.into_iter().flatten().collect())
 }
 
-/// Each session, with the backend that knows its lock.
-fn found() -> Result<BTreeMap<SessionId, Backend>> {
-    let mut sessions = BTreeMap::new();
+/// `None` if nothing of this name is a session's.
+fn describe(id: SessionId) -> Result<Option<SessionInfo>> {
+    let regular = |path: PathBuf| os::status_of(&path).filter(|status| status.regular);
+    let lock_of = |backend: &Backend| {
+        let storage = backend.storage();
+        Some((storage, regular(storage.lock_path(&id))?))
+    };
+    let mut locks: Vec<_> = Backend::ALL.iter().filter_map(lock_of).collect();
+    let own = locks.iter().find(|(_, status)| status.own);
+    let storage = own.map_or(Backend::Linux.storage(), |(storage, _)| *storage);
+    let mut names = storage.segments_of(&id)?;
+    let user_of = |name: &SegmentName| regular(name.path()).map(|status| status.user);
+    let users = locks.iter().map(|(_, status)| status.user);
+    let users: Vec<_> = users.chain(names.iter().filter_map(user_of)).collect();
+    // Strangers may put theirs beside a session of this user's.
+    let me = os::user();
+    let Some(user) = users.iter().find(|user| **user == me).or(users.first()) else {
+        return Ok(None);
+    };
+    locks.retain(|(_, status)| status.user == *user);
+    names.retain(|name| match os::status_of(&name.path()) {
+        Some(status) => status.regular && status.user == *user,
+        None => true, // the system shows no files for names
+    });
+    let alive = if locks.is_empty() {
+        let mut catalogs = names.iter().filter(|name| name.number == 0);
+        catalogs.any(|name| storage.is_unused(name) != Some(true))
+    } else {
+        // A lock that is free is let go with the descriptor, here. One that cannot be opened is
+        // another user's.
+        let is_free = |path: PathBuf| os::try_lock(&os::open_read_only(&path).ok()?).ok();
+        let mut paths = locks.iter().map(|(storage, _)| storage.lock_path(&id));
+        paths.any(|path| is_free(path) != Some(true))
+    };
+    let entries = names.iter().filter(|name| name.number != 0);
+    let lengths = entries.filter_map(|name| storage.length_of(name));
+    let (entries, bytes) = lengths.fold((0, 0), |(count, sum), length| (count + 1, sum + length));
+    Ok(Some(SessionInfo {
+        id,
+        alive,
+        entries,
+        bytes,
+        user: *user,
+    }))
+}
+
+/// Every session that a name speaks of.
+fn found() -> Result<BTreeSet<SessionId>> {
+    let mut sessions = BTreeSet::new();
     for backend in Backend::ALL {
-        for id in backend.storage().sessions()? {
-            sessions.entry(id).or_insert(backend);
-        }
+        sessions.extend(backend.storage().sessions()?);
     }
     Ok(sessions)
 }

@@ -97,9 +97,7 @@ impl Storage for Linux {
             segment: path.display().to_string(),
             reason: reason.to_owned(),
         };
-        if !status.regular {
-            return Err(invalid("it is not a regular file"));
-        }
+        os::check_own(path, &status)?;
         match usize::try_from(status.length) {
             Ok(0) => Err(invalid("it is empty")),
             Ok(length) => Mapping::read_only(&file, length),

@@ -178,7 +178,7 @@ impl Session {
         make: impl FnOnce(Backend, &SegmentName, &Budget) -> Result<Filled>,
     ) -> Result<Arc<Segment>> {
         self.check_open()?;
-        self.keep_lock(&mut self.held())?;
+        self.keep_lock(&mut self.held());
         let (backend, name) = (self.0.config.backend, self.next_name());
         let filled = make(backend, &name, &self.0.budget)?;
         let segment = Arc::new(Segment::new(backend, name, filled, &self.0.budget));
@@ -263,7 +263,7 @@ impl Session {
         // As in `publish`.
         let mut held = self.held();
         self.check_open()?;
-        self.keep_lock(&mut held)?;
+        self.keep_lock(&mut held);
         drop(held);
         let name = self.next_name();
         let segment = Segment::adopt(self.0.config.backend, name, file, &self.0.budget, seat)?;
@@ -276,9 +276,14 @@ impl Session {
     }
 
     fn next_name(&self) -> SegmentName {
-        self.0
-            .id
-            .segment(self.0.next.fetch_add(1, Ordering::SeqCst))
+        loop {
+            let number = self.0.next.fetch_add(1, Ordering::SeqCst);
+            let name = self.0.id.segment(number);
+            // Whoever may write to the directory can put something where a name is to come.
+            if os::status_of(&name.path()).is_none() {
+                return name;
+            }
+        }
     }
 
     fn remember(&self, segment: &Arc<Segment>) {
@@ -300,16 +305,18 @@ impl Session {
         // Held to the end, so that a name which appears is one that `close` has yet to remove.
         let mut held = self.held();
         self.check_open()?;
-        self.keep_lock(&mut held)?;
+        self.keep_lock(&mut held);
         segment.publish()
     }
 
     /// Puts the lock file back if somebody removed it: without it a sweep asks less sure signs.
-    fn keep_lock(&self, held: &mut Held) -> Result<()> {
-        if held.lock.as_ref().is_some_and(|lock| !lock.is_in_place()) {
-            held.lock = Some(self.0.config.backend.storage().lock(&self.0.id)?);
+    fn keep_lock(&self, held: &mut Held) {
+        if held.lock.as_ref().is_some_and(|lock| !lock.is_in_place())
+            // Refused if something else lies there; then the old one has to do.
+            && let Ok(lock) = self.0.config.backend.storage().lock(&self.0.id)
+        {
+            held.lock = Some(lock);
         }
-        Ok(())
     }
 
     /// Enters the changed keys of state `version` in the catalog; `None` removes a key.
@@ -365,10 +372,11 @@ impl Inner {
         let storage = self.config.backend.storage();
         let segments = std::mem::take(&mut held.segments);
         held.entries.clear();
-        let unlinked: Result<()> = segments
+        // All of them, also behind one that the kernel does not let go.
+        let unlinked = segments
             .iter()
             .filter_map(Weak::upgrade)
-            .try_for_each(|segment| segment.unlink());
+            .fold(Ok(()), |before, segment| before.and(segment.unlink()));
         storage.unlink(&self.id.segment(0))?;
         unlinked?;
         os::unlink(&storage.lock_path(&self.id))?;
