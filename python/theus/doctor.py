@@ -15,7 +15,7 @@ from typing import Literal
 
 from theus import _theus
 from theus.errors import TheusError
-from theus.leftovers import survey
+from theus.leftovers import SHARED_MEMORY, survey
 from theus.segments import SessionInfo, sessions
 
 __all__ = ["Finding", "examine"]
@@ -113,7 +113,7 @@ def check_directory(directory: Path) -> Iterator[Finding]:
 def check_shared_memory(root: Path) -> Iterator[Finding]:
     """Look at the size of ``/dev/shm``."""
     shared = root / "dev/shm"
-    kind, options = _mount_of("/dev/shm", root)  # noqa: S108 - where segments lie
+    kind, options = _mount_of(SHARED_MEMORY, root)
     try:
         status = os.statvfs(shared)
     except OSError:
@@ -121,10 +121,10 @@ def check_shared_memory(root: Path) -> Iterator[Finding]:
     total = status.f_blocks * status.f_frsize
     free = status.f_bavail * status.f_frsize
     size = next((option for option in options if option.startswith("size=")), "no size= option")
-    message = f"/dev/shm has {format_bytes(total)} ({size}), {format_bytes(free)} of it free"
+    message = f"{SHARED_MEMORY} has {format_bytes(total)} ({size}), {format_bytes(free)} of it free"
     grow = "mount -o remount,size=8g /dev/shm; for a container, docker run --shm-size=8g"
     if kind not in {"tmpfs", ""}:
-        text = f"/dev/shm is {kind}, not tmpfs: what lies there may be written to a disk"
+        text = f"{SHARED_MEMORY} is {kind}, not tmpfs: what lies there may be written to a disk"
         yield Finding("warning", "shared-memory", text, kind, "mount a tmpfs there")
     if total < _SMALL_BYTES:
         yield Finding("warning", "shared-memory", message, total, grow)
@@ -152,19 +152,19 @@ def check_control_group(root: Path) -> Finding:
 
 
 def check_huge_pages(root: Path) -> Finding:
-    """Look at whether ``/dev/shm`` may have huge pages, which make first writes and scans faster."""
+    """Look at whether ``/dev/shm`` may have huge pages, which are faster to fault in."""
     text = _read(root / "sys/kernel/mm/transparent_hugepage/shmem_enabled") or ""
     chosen = re.search(r"\[(\w+)\]", text)
     policy = chosen[1] if chosen else "absent"
-    _, options = _mount_of("/dev/shm", root)  # noqa: S108 - as above
+    _, options = _mount_of(SHARED_MEMORY, root)
     mount = next((option[5:] for option in options if option.startswith("huge=")), "never")
     value = f"huge={mount}, shmem_enabled={policy}"
     if policy == "force" or (policy != "deny" and mount != "never"):
-        return Finding("ok", "huge-pages", f"/dev/shm may have huge pages ({value})", value)
+        return Finding("ok", "huge-pages", f"{SHARED_MEMORY} may have huge pages ({value})", value)
     return Finding(
         "ok",
         "huge-pages",
-        f"/dev/shm has no huge pages ({value})",
+        f"{SHARED_MEMORY} has no huge pages ({value})",
         value,
         "nothing needs them; to try: mount -o remount,huge=within_size /dev/shm",
     )
@@ -276,7 +276,8 @@ def check_leftovers(
         text = f"{item.path}: {item.message}"
         yield Finding("warning", "leftovers", text, item.why, advice)
     alive = sum(info.alive for info in own)
-    message = f"{alive} living sessions of this user, {len(foreign - {None})} of other users"
+    others = len(foreign - {None})
+    message = f"sessions that live: {alive} of this user; with names of other users: {others}"
     yield Finding("ok", "sessions", message, alive)
 
 
@@ -303,12 +304,12 @@ def _limits(root: Path) -> Mapping[str, str]:
     return {name: soft for name, soft, *_ in fields}
 
 
-def _mount_of(point: str, root: Path) -> tuple[str, list[str]]:
-    """Return the file system's kind and the options of the mount at `point`; the last one counts."""
+def _mount_of(point: Path, root: Path) -> tuple[str, list[str]]:
+    """Return the kind and the options of the file system mounted at `point`, the last one."""
     kind, options = "", list[str]()
     for line in (_read(root / "proc/self/mountinfo") or "").splitlines():
         place, _, rest = line.partition(" - ")
-        if place.split(" ")[4] == point:
+        if place.split(" ")[4] == str(point):
             kind, _, settings = rest.split(" ", 2)
             options = settings.split(",")
     return kind, options

@@ -57,7 +57,7 @@ class HeavyZoneFullError(TheusError, MemoryError):
 
 
 class MappingLimitError(TheusError, MemoryError):
-    """This process can map no more: ``vm.max_map_count``, ``ulimit -v``, or no memory at all."""
+    """The process can map no more: ``vm.max_map_count``, ``ulimit -v``, or no memory at all."""
 
 
 class DescriptorLimitError(TheusError, OSError):

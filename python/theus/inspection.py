@@ -1,4 +1,4 @@
-"""What lies in a segment, and in all sessions: the answers of ``theus inspect`` and ``theus ls``."""
+"""What lies in a segment, and in all sessions: ``theus inspect`` and ``theus ls``."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def _mappings(processes: Path) -> tuple[Mapping[_Inode, set[int]], bool]:
         except OSError:
             continue  # it has ended
         for line in lines:
-            # "address perms offset major:minor inode path"
+            # proc(5): an address range, permissions, an offset, the device, the inode, a path.
             _, _, _, device, inode, *_ = line.split(maxsplit=5)
             if inode != b"0":
                 major, _, minor = device.partition(b":")

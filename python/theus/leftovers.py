@@ -57,8 +57,9 @@ class Found:
 
 
 def survey(directories: Iterable[Path], user: int | None = None) -> Iterator[Found]:
-    """Yield what bears our prefix in `directories`: all of it in shared memory, elsewhere what looks
-    like a session's.
+    """Yield what bears our prefix in `directories`.
+
+    That is all of it in shared memory, and elsewhere what looks like a session's.
 
     Parameters
     ----------
@@ -66,16 +67,16 @@ def survey(directories: Iterable[Path], user: int | None = None) -> Iterator[Fou
         The first one is that of shared memory.
     user : int, optional
         Whose files are not foreign: by default this process's.
-    """  # noqa: D205 - one sentence
+    """
     user = os.geteuid() if user is None else user
     for number, directory in enumerate(dict.fromkeys(directories)):
         try:
-            names = sorted(os.listdir(directory))
+            paths = sorted(directory.iterdir())
         except OSError:
             continue
-        for name in names:
-            if name.startswith("theus-") and (number == 0 or _LIKE_A_NAME.match(name)):
-                found = _describe(directory / name, user, only_locks=number > 0)
+        for path in paths:
+            if path.name.startswith("theus-") and (number == 0 or _LIKE_A_NAME.match(path.name)):
+                found = _describe(path, user, only_locks=number > 0)
                 if found is not None:
                     yield found
 

@@ -75,11 +75,11 @@ pub(crate) fn link(file: &impl AsFd, name: &str) -> Result<()> {
         .map_err(|errno| failed("publishing a segment under its name", errno))
 }
 
-/// Removes a name; one that is gone already is no error.
+/// Removes a name; one that is gone already, or a directory's by now, is no error.
 pub(crate) fn unlink(path: &Path) -> Result<bool> {
     match rustix::fs::unlink(path) {
         Ok(()) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
+        Err(Errno::NOENT | Errno::ISDIR) => Ok(false),
         Err(errno) => Err(failed("unlinking a segment", errno)),
     }
 }

@@ -379,7 +379,10 @@ impl Inner {
             .fold(Ok(()), |before, segment| before.and(segment.unlink()));
         storage.unlink(&self.id.segment(0))?;
         unlinked?;
-        os::unlink(&storage.lock_path(&self.id))?;
+        // What somebody has put in its place is not ours.
+        if held.lock.as_ref().is_some_and(|lock| lock.is_in_place()) {
+            os::unlink(&storage.lock_path(&self.id))?;
+        }
         held.lock = None;
         signals::unguard(&self.id);
         Ok(())
