@@ -22,15 +22,7 @@ pub enum Error {
     },
 
     /// No descriptor is left.
-    #[error(
-        "{operation} failed: {} (each worker takes two, each draft one)",
-        match limit {
-            Some(limit) => format!("this process has all {limit} descriptors open that it may. \
-                Seal or drop drafts, or raise the limit (ulimit -n)"),
-            None => "all processes together have as many files open as the machine allows \
-                (sysctl fs.file-max)".to_owned(),
-        }
-    )]
+    #[error("{operation} failed: {}", descriptor_advice(*limit))]
     DescriptorLimit {
         /// What was being done.
         operation: &'static str,
@@ -42,9 +34,9 @@ pub enum Error {
     },
     /// This process has as many mappings as the kernel allows one.
     #[error(
-        "{operation} failed: this process has {found} mappings, and vm.max_map_count allows {limit}. \
-         Each entry takes one: drop views, free entries, put small arrays into one entry, or raise it \
-         (sysctl -w vm.max_map_count=1048576)"
+        "{operation} failed: this process has {found} of the {limit} mappings that vm.max_map_count \
+         allows, and keeps some for itself. Each entry takes one: drop views, free entries, put small \
+         arrays into one entry, or raise it (sysctl -w vm.max_map_count=1048576)"
     )]
     MappingLimit {
         /// What was being done.
@@ -325,4 +317,16 @@ pub enum Error {
         /// The size of this file.
         found: u64,
     },
+}
+
+fn descriptor_advice(limit: Option<u64>) -> String {
+    match limit {
+        Some(limit) => format!(
+            "this process has all {limit} descriptors open that it may. Each entry takes one until it \
+             is published, each worker two: publish or drop drafts, or raise the limit (ulimit -n)"
+        ),
+        None => "all processes together have as many files open as the machine allows: raise \
+                 fs.file-max"
+            .to_owned(),
+    }
 }

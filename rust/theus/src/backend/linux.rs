@@ -9,6 +9,7 @@ use super::{Access, Available, Capabilities, Draft, Lock, Published, Storage};
 use crate::cgroup;
 use crate::descriptor::{PREFIX, SegmentName, SessionId};
 use crate::error::{Error, Result};
+use crate::limits::check_mappings;
 use crate::mapping::Mapping;
 use crate::os;
 
@@ -71,6 +72,7 @@ impl Storage for Linux {
     }
 
     fn adopt(&self, name: &SegmentName, file: OwnedFd) -> Result<Option<Mapping>> {
+        check_mappings("mapping a worker's output")?;
         let name = name.to_string();
         // A description of our own: the sender has this one too.
         let file = os::reopen_read_only(&file)?;
@@ -91,6 +93,7 @@ impl Storage for Linux {
     }
 
     fn open(&self, path: &Path) -> Result<Mapping> {
+        check_mappings("mapping a segment")?;
         let file = os::open_read_only(path)?;
         let status = os::status(&file)?;
         let invalid = |reason: &str| Error::CorruptSegment {
