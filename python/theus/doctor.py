@@ -209,7 +209,7 @@ def check_limits(root: Path) -> Iterator[Finding]:
     """Look at the limits of this process (ulimit)."""
     limits = _limits(root)
     descriptors = limits.get("Max open files", "unlimited")
-    message = f"ulimit -n: {descriptors} descriptors; each worker takes two, each draft one"
+    message = f"ulimit -n: {descriptors} descriptors; each worker takes three, each draft one"
     if descriptors.isdecimal() and int(descriptors) < _FEW_DESCRIPTORS:
         advice = f"ulimit -n {2 * _FEW_DESCRIPTORS} or more, where there are many workers or drafts"
         yield Finding("warning", "descriptors", message, int(descriptors), advice)

@@ -3,6 +3,7 @@
 use std::os::fd::{IntoRawFd, RawFd};
 use std::sync::Arc;
 
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3_arrow::PySchema;
 use theus::dispatch::Kind;
@@ -116,7 +117,10 @@ impl Session {
     /// A new descriptor by which a worker maps the budget, for subprocess's `pass_fds`.
     fn budget_fd(&self) -> PyResult<RawFd> {
         let file = self.0.budget_file().try_clone_to_owned();
-        Ok(file?.into_raw_fd())
+        let failed = |error: std::io::Error| {
+            PyOSError::new_err((error.raw_os_error(), "copying a descriptor failed"))
+        };
+        file.map(IntoRawFd::into_raw_fd).map_err(failed)
     }
 
     /// Forget what a worker that has died had reserved.

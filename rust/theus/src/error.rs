@@ -323,7 +323,7 @@ fn descriptor_advice(limit: Option<u64>) -> String {
     match limit {
         Some(limit) => format!(
             "this process has all {limit} descriptors open that it may. Each entry takes one until it \
-             is published, each worker two: publish or drop drafts, or raise the limit (ulimit -n)"
+             is published, each worker three: publish or drop drafts, or raise the limit (ulimit -n)"
         ),
         None => "all processes together have as many files open as the machine allows: raise \
                  fs.file-max"
