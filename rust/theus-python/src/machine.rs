@@ -1,5 +1,10 @@
 //! What the machine gives: directories tried out, and the control groups' limit.
 
+#![expect(
+    clippy::needless_pass_by_value,
+    reason = "arguments are converted from Python objects"
+)]
+
 use std::path::PathBuf;
 
 use pyo3::prelude::*;
@@ -45,17 +50,12 @@ impl DirectoryReport {
 
 /// Try in a directory what segments need of it.
 #[pyfunction]
-#[pyo3(name = "probe_directory")]
 fn probe_directory(py: Python<'_>, path: PathBuf) -> PyResult<DirectoryReport> {
     without_gil(py, || probe(&path)).map(DirectoryReport)
 }
 
 /// (group, limit, available bytes) of the tightest control group that the files under `root` show.
 #[pyfunction]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "converted from Python objects"
-)]
 fn memory_limit(py: Python<'_>, root: PathBuf) -> Option<(PathBuf, u64, u64)> {
     let found = py.detach(|| theus::cgroup::memory_limit(&root))?;
     Some((found.group, found.limit_bytes, found.available_bytes))

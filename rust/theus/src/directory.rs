@@ -16,7 +16,7 @@ use crate::mapping::Mapping;
 use crate::os;
 
 /// How much is reserved to see whether space can be.
-const SAMPLE_BYTES: u64 = 4096;
+const SAMPLE_BYTES: usize = 4096;
 
 /// Something that segments need and a directory does not give.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -182,7 +182,7 @@ fn unused_name(directory: &Path) -> Result<PathBuf> {
 }
 
 fn try_file(file: &OwnedFd, missing: &mut Vec<Missing>) -> Result<()> {
-    let reserved = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, SAMPLE_BYTES);
+    let reserved = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, SAMPLE_BYTES as u64);
     match reserved {
         Ok(()) => {}
         Err(Errno::NOSPC | Errno::DQUOT) => {
@@ -191,7 +191,7 @@ fn try_file(file: &OwnedFd, missing: &mut Vec<Missing>) -> Result<()> {
         }
         Err(_) => {
             missing.push(Missing::Reservations);
-            os::truncate(file, SAMPLE_BYTES)?;
+            os::truncate(file, SAMPLE_BYTES as u64)?;
         }
     }
     match is_soon_unused(file) {
@@ -201,7 +201,7 @@ fn try_file(file: &OwnedFd, missing: &mut Vec<Missing>) -> Result<()> {
         Some(true) => {
             // What a stock reader does: open, map, close.
             let reader = os::reopen_read_only(&file.as_fd())?;
-            let mapping = Mapping::read_only(&reader, SAMPLE_BYTES as usize)?;
+            let mapping = Mapping::read_only(&reader, SAMPLE_BYTES)?;
             drop(reader);
             let seen = os::is_unused(file) == Some(false);
             drop(mapping);

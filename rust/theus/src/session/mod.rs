@@ -373,10 +373,10 @@ impl Inner {
         let segments = std::mem::take(&mut held.segments);
         held.entries.clear();
         // All of them, also behind one that the kernel does not let go.
-        let unlinked = segments
-            .iter()
-            .filter_map(Weak::upgrade)
-            .fold(Ok(()), |before, segment| before.and(segment.unlink()));
+        let mut unlinked = Ok(());
+        for segment in segments.iter().filter_map(Weak::upgrade) {
+            unlinked = unlinked.and(segment.unlink());
+        }
         storage.unlink(&self.id.segment(0))?;
         unlinked?;
         // What somebody has put in its place is not ours.
