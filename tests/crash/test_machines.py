@@ -92,6 +92,41 @@ def test_two_pid_namespaces_share_memory_and_leave_each_other_alone(container):
     assert ask_second("sessions") == str([two])
 
 
+# --- directories ---
+
+LAYERS = """
+mount -t tmpfs tmpfs "$0" && mkdir "$0"/lower "$0"/upper "$0"/work "$0"/merged "$0"/ro "$0"/full
+mount -t overlay -o lowerdir="$0"/lower,upperdir="$0"/upper,workdir="$0"/work overlay "$0"/merged
+mount -t tmpfs -o ro tmpfs "$0"/ro && mount -t tmpfs -o size=4k tmpfs "$0"/full
+head -c 4096 /dev/zero > "$0"/full/file && exec "$@"
+"""
+PROBES = """
+import os, sys
+from theus import _theus
+for name in ["", "merged", "ro", "full"]:
+    report = _theus.probe_directory(os.path.join(sys.argv[1], name))
+    print(report.file_system, *(code for code, _ in report.missing))
+    assert not [left for left in os.listdir(report.path) if left.startswith(".")]
+"""
+
+
+def test_a_directory_that_breaks_a_promise_is_found_out(tmp_path):
+    command = ["unshare", "--mount", "sh", "-ec", LAYERS, str(tmp_path)]
+    able = subprocess.run([*command, "true"], capture_output=True, check=False, timeout=30)
+    if able.returncode != 0:
+        pytest.skip(f"may not mount: {able.stderr.decode().strip()}")
+    tried = [sys.executable, "-c", PROBES, str(tmp_path)]
+    done = subprocess.run(
+        [*command, *tried], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.splitlines() == [
+        "tmpfs",
+        "overlayfs leases-see-mappings",
+        "tmpfs writable",
+        "tmpfs writable",
+    ]
+
+
 # --- descriptors ---
 
 
