@@ -337,14 +337,38 @@ def locate(address: int, length: int) -> tuple[str, int, int] | None:
     Unpublished segments are not found.
     """
 
-def sessions() -> list[tuple[str, bool, int, int]]:
-    """(session, alive, entries, bytes) for every session that has names on this machine."""
+def sessions() -> list[tuple[str, bool, int, int, int]]:
+    """(session, alive, entries, bytes, user) for every session that has names on this machine."""
 
 def catalog(session: str) -> tuple[int, list[tuple[str, str, int, int]]]:
     """State version and (key, segment name, version, length in bytes) of a living session."""
 
 def sweep(spill_dir: str | os.PathLike[str] | None = None) -> list[str]:
     """Remove what dead sessions of this user left; the names that were removed."""
+
+@final
+class DirectoryReport:
+    """What was found out about a directory."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def file_system(self) -> str:
+        """Its kind, by name or magic number; empty if the directory is not there."""
+
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def free_bytes(self) -> int: ...
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """(code, text) of each thing that segments would miss in it; the code stays the same."""
+
+def probe_directory(path: str | os.PathLike[str]) -> DirectoryReport:
+    """Try in a directory what segments need of it; nothing is left there."""
+
+def memory_limit(root: str | os.PathLike[str]) -> tuple[Path, int, int] | None:
+    """(group, limit, available bytes) of the tightest control group; `root` is / but in tests."""
 
 def fork_generation() -> int:
     """How many forks lie between this process and the one that first loaded the library."""

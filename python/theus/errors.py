@@ -13,8 +13,10 @@ from concurrent.futures import BrokenExecutor
 __all__ = [
     "CopyRequiredError",
     "CorruptSegmentError",
+    "DescriptorLimitError",
     "EntryNotFoundError",
     "HeavyZoneFullError",
+    "MappingLimitError",
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",
@@ -57,6 +59,14 @@ class HeavyZoneFullError(TheusError, MemoryError):
 
 class SpillDirectoryError(TheusError, OSError):
     """The directory given as ``spill_dir`` cannot keep segments; the message says what it lacks."""
+
+
+class MappingLimitError(TheusError, MemoryError):
+    """The process can map no more: ``vm.max_map_count``, ``ulimit -v``, or no memory at all."""
+
+
+class DescriptorLimitError(TheusError, OSError):
+    """No descriptor is left, in this process (``ulimit -n``) or on the machine."""
 
 
 class CorruptSegmentError(TheusError, ValueError):

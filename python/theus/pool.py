@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import select
 from typing import TYPE_CHECKING
 
+from theus.errors import DescriptorLimitError
 from theus.worker_process import WorkerProcess
 
 if TYPE_CHECKING:
@@ -124,7 +127,17 @@ class WorkerPool:
     def _start(self) -> WorkerProcess:
         seats = {worker.seat for worker in self} | self._leaving
         seat = next(seat for seat in range(1, len(seats) + 2) if seat not in seats)
-        worker = WorkerProcess(self._session, seat, self._threads)
+        try:
+            worker = WorkerProcess(self._session, seat, self._threads)
+        except OSError as error:
+            if error.errno != errno.EMFILE or isinstance(error, DescriptorLimitError):
+                raise
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            msg = (
+                f"starting a worker failed: it takes three of the {limit} descriptors that this "
+                "process may have. Publish or drop drafts, or raise the limit (ulimit -n)"
+            )
+            raise DescriptorLimitError(errno.EMFILE, msg) from error
         for descriptor in (worker.channel.fileno(), worker.pidfd):
             self._by_descriptor[descriptor] = worker
             self._epoll.register(descriptor, select.EPOLLIN)

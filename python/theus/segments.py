@@ -22,17 +22,21 @@ class SessionInfo:
     id : str
         As in its segments' names, ``theus-<id>-<n>``.
     alive : bool
-        Whether its owner lives. What a dead one left is removed by the next sweep.
+        Whether its owner lives. What a dead one left is removed by the next sweep. Another user's
+        session counts as alive where this user may not ask.
     entries : int
         How many segments have names.
     nbytes : int
         Their bytes together.
+    user : int
+        The numeric id of the user that it belongs to.
     """
 
     id: str
     alive: bool
     entries: int
     nbytes: int
+    user: int
 
 
 def open_segment(path_or_name: str | os.PathLike[str], *, trusted: bool = False) -> Any:

@@ -177,6 +177,11 @@ class StateStore:
             raise StateConflictError(tuple(sorted(keys)), base, current)
 
 
-def _merge(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = {**old, **changes}
-    return {key: value for key, value in merged.items() if value is not None}
+def _merge(old: MappingProxyType[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = old.copy()  # one block of memory, where a loop over the entries would cost each put
+    for key, value in changes.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = value
+    return merged

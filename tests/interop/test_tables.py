@@ -14,7 +14,8 @@ from memory import peak_of
 
 import theus
 from theus import TheusEngine
-from theus.inspection import inspect, main
+from theus.cli import main
+from theus.inspection import inspect
 
 SAMPLES = samples()
 SHAPES = {

@@ -30,7 +30,9 @@ def main():
         rows = {"id": list(range(500)), "text": ["a", None, "bc", "d" * 40, ""] * 100}
         table = engine.heavy.put("table", pa.table(rows))
         assert table.num_rows == 500
-        path = engine.heavy.segment_path("matrix") if hasattr(engine.heavy, "segment_path") else None
+        path = (
+            engine.heavy.segment_path("matrix") if hasattr(engine.heavy, "segment_path") else None
+        )
         if path is not None:
             assert theus.open(path)[7] == 7
         made, rows, ones = engine.submit(scale, factor=3.0).result(500)

@@ -38,12 +38,13 @@ def python_rooms():
 
 
 def rust_rooms():
+    everywhere = {"error", "kill_point"}
     rooms = {}
     for path in CRATE.rglob("*.rs"):
         room = path.relative_to(CRATE).parts[0].removesuffix(".rs")
-        if room not in {"lib", "error"}:
+        if room not in {"lib", *everywhere}:
             uses = set(re.findall(r"\bcrate::([a-z]\w*)", path.read_text()))
-            rooms.setdefault(room, set()).update(uses - {room, "error"})
+            rooms.setdefault(room, set()).update(uses - {room, *everywhere})
     return rooms
 
 

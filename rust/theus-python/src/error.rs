@@ -1,7 +1,8 @@
 //! The core's errors as Python exceptions, variant by variant.
 
 use pyo3::exceptions::{
-    PyBrokenPipeError, PyEOFError, PyMemoryError, PyOSError, PyTypeError, PyValueError,
+    PyBrokenPipeError, PyEOFError, PyMemoryError, PyOSError, PyPermissionError, PyTypeError,
+    PyValueError,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyType;
@@ -10,12 +11,19 @@ use theus::Error;
 /// The exception for `error`: a class of `theus.errors`, or a builtin.
 pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
     let message = error.to_string();
+    let code = match &error {
+        Error::DescriptorLimit { source, .. } => source.raw_os_error(),
+        _ => None,
+    };
     let class = match error {
         Error::Os { source, .. } => {
             return match source.raw_os_error() {
                 Some(code) => PyOSError::new_err((code, message)),
                 None => PyOSError::new_err(message),
             };
+        }
+        Error::ForeignSegment { .. } => {
+            return PyPermissionError::new_err((libc::EACCES, message));
         }
         Error::FrameMemory { .. } => return PyMemoryError::new_err(message),
         Error::ChannelEnd { .. } => return PyEOFError::new_err(message),
@@ -44,6 +52,10 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::FrameIncomplete { .. }
         | Error::FrameDescriptor { .. }
         | Error::StrayDescriptor => "ProtocolError",
+        Error::DescriptorLimit { .. } => "DescriptorLimitError",
+        Error::MappingLimit { .. }
+        | Error::AddressSpaceLimit { .. }
+        | Error::OutOfMemory { .. } => "MappingLimitError",
         Error::SegmentNotFound { .. } => "SegmentNotFoundError",
         Error::EntryNotFound { .. } => "EntryNotFoundError",
         Error::HeavyZoneFull { .. } => "HeavyZoneFullError",
@@ -57,7 +69,10 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         .and_then(|errors| errors.getattr(class))
         .and_then(|class| Ok(class.cast_into::<PyType>()?));
     match found {
-        Ok(class) => PyErr::from_type(class, message),
+        Ok(class) => match code {
+            Some(code) => PyErr::from_type(class, (code, message)),
+            None => PyErr::from_type(class, message),
+        },
         Err(error) => error,
     }
 }

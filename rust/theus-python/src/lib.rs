@@ -10,6 +10,7 @@ mod error;
 mod fd;
 #[cfg(feature = "kill-points")]
 mod kill_point;
+mod machine;
 mod output;
 mod payload;
 mod segment;
@@ -37,5 +38,6 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     kill_point::register(module)?;
     channel::register(module)?;
     control::register(module)?;
+    machine::register(module)?;
     watch::register(module)
 }

@@ -198,12 +198,16 @@ impl Layout {
     }
 }
 
-/// (session, alive, entries, bytes) for every session that has names on this machine.
+/// A session, whether it is alive, its entries, their bytes, and whose it is.
+type Found = (String, bool, u64, u64, u32);
+
+/// Every session that has names on this machine.
 #[pyfunction]
-pub(crate) fn sessions(py: Python<'_>) -> PyResult<Vec<(String, bool, u64, u64)>> {
+pub(crate) fn sessions(py: Python<'_>) -> PyResult<Vec<Found>> {
     let found = without_gil(py, theus::sweep::sessions)?;
     let describe = |info: theus::sweep::SessionInfo| {
-        (info.id.to_string(), info.alive, info.entries, info.bytes)
+        let id = info.id.to_string();
+        (id, info.alive, info.entries, info.bytes, info.user)
     };
     Ok(found.into_iter().map(describe).collect())
 }

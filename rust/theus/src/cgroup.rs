@@ -30,21 +30,47 @@ const V2: Files = Files {
 /// What is not offered: page tables and whatever else the processes of the group need.
 const MARGIN_BYTES: u64 = 64 << 20;
 
+/// The control group that leaves its processes the least.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryLimit {
+    /// Where it is looked at.
+    pub group: PathBuf,
+    /// What its processes may have together.
+    pub limit_bytes: u64,
+    /// What of it may be reserved: less what is used and cannot be given back, and a margin.
+    pub available_bytes: u64,
+}
+
+/// The tightest limit of this process's control groups, as the files under `root` say, which is `/`
+/// but in tests; `None` without a limit.
+#[must_use]
+pub fn memory_limit(root: &Path) -> Option<MemoryLimit> {
+    tightest(&groups_under(root))
+}
+
 /// The bytes that this process's control groups leave it; `None` without a limit.
 pub(crate) fn available_bytes() -> Option<u64> {
     static GROUPS: OnceLock<Vec<(PathBuf, Files)>> = OnceLock::new();
-    let groups = GROUPS.get_or_init(|| {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        groups(&read("/proc/self/cgroup"), &read("/proc/self/mountinfo"))
-    });
-    least(groups)
+    let groups = GROUPS.get_or_init(|| groups_under(Path::new("/")));
+    tightest(groups).map(|limit| limit.available_bytes)
 }
 
-fn least(groups: &[(PathBuf, Files)]) -> Option<u64> {
+fn groups_under(root: &Path) -> Vec<(PathBuf, Files)> {
+    let read = |path| fs::read_to_string(root.join(path)).unwrap_or_default();
+    let found = groups(&read("proc/self/cgroup"), &read("proc/self/mountinfo"));
+    let here = |path: PathBuf| match path.strip_prefix("/") {
+        Ok(inside) => root.join(inside),
+        Err(_) => path,
+    };
+    let found = found.into_iter();
+    found.map(|(path, files)| (here(path), files)).collect()
+}
+
+fn tightest(groups: &[(PathBuf, Files)]) -> Option<MemoryLimit> {
     groups
         .iter()
         .filter_map(|(directory, files)| remaining(directory, *files))
-        .min()
+        .min_by_key(|limit| limit.available_bytes)
 }
 
 /// The directories of the process's memory group and all its ancestors, of both versions.
@@ -93,7 +119,7 @@ fn path_in(membership: &str, wanted: impl Fn(&str) -> bool) -> Option<&str> {
     })
 }
 
-fn remaining(directory: &Path, files: Files) -> Option<u64> {
+fn remaining(directory: &Path, files: Files) -> Option<MemoryLimit> {
     let number = |name: &str| -> Option<u64> {
         let text = fs::read_to_string(directory.join(name)).ok()?;
         text.trim().parse().ok()
@@ -114,7 +140,11 @@ fn remaining(directory: &Path, files: Files) -> Option<u64> {
         .filter_map(|value| value.parse::<u64>().ok())
         .sum();
     let left = left.saturating_add(reclaimable).min(limit);
-    Some(left.saturating_sub(MARGIN_BYTES.min(limit / 32)))
+    Some(MemoryLimit {
+        group: directory.to_owned(),
+        limit_bytes: limit,
+        available_bytes: left.saturating_sub(MARGIN_BYTES.min(limit / 32)),
+    })
 }
 
 #[cfg(test)]
@@ -174,12 +204,13 @@ mod tests {
         write(&inner, "memory.max", "max\n");
         write(&inner, "memory.current", "1\n");
         let groups = [(inner.clone(), V2), (root.clone(), V2)];
-        let tight = least(&groups);
+        let left = || tightest(&groups).map(|limit| limit.available_bytes);
+        let tight = left();
         write(&inner, "memory.max", "101\n");
-        let tighter = least(&groups);
+        let tighter = left();
         fs::remove_dir_all(&root).unwrap();
         assert_eq!(
-            (tight, tighter, least(&groups)),
+            (tight, tighter, left()),
             (Some(134 - 31), Some(100 - 3), None)
         );
     }

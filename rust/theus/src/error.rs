@@ -22,6 +22,62 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// No descriptor is left.
+    #[error("{operation} failed: {}", descriptor_advice(*limit))]
+    DescriptorLimit {
+        /// What was being done.
+        operation: &'static str,
+        /// How many this process may have; `None`: the limit is the machine's.
+        limit: Option<u64>,
+        /// What the kernel answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// This process has as many mappings as the kernel allows one.
+    #[error(
+        "{operation} failed: this process has {found} of the {limit} mappings that vm.max_map_count \
+         allows, and keeps some for itself. Each entry takes one: drop views, free entries, put small \
+         arrays into one entry, or raise it (sysctl -w vm.max_map_count=1048576)"
+    )]
+    MappingLimit {
+        /// What was being done.
+        operation: &'static str,
+        /// `vm.max_map_count`.
+        limit: u64,
+        /// How many there are.
+        found: u64,
+    },
+    /// The limit of this process's address space leaves too little room.
+    #[error(
+        "{operation} failed: the address space of this process is limited to {limit} bytes. Drop views, \
+         free entries, or raise the limit (ulimit -v)"
+    )]
+    AddressSpaceLimit {
+        /// What was being done.
+        operation: &'static str,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The kernel has no memory for it.
+    #[error(
+        "{operation} failed: the kernel has no memory for it. Free entries, or look at \
+         vm.overcommit_memory (theus doctor)"
+    )]
+    OutOfMemory {
+        /// What was being done.
+        operation: &'static str,
+        /// What the kernel answered.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of another user's, who could change it while it is read.
+    #[error("{} belongs to user {user}, not to the user who asks: it is not read", path.display())]
+    ForeignSegment {
+        /// Where it lies.
+        path: PathBuf,
+        /// Whose it is.
+        user: u32,
+    },
     /// No segment has this name or path.
     #[error("no segment at {}: it was freed, its session ended, or the name is wrong", path.display())]
     SegmentNotFound {
@@ -273,4 +329,16 @@ pub enum Error {
         /// The size of this file.
         found: u64,
     },
+}
+
+fn descriptor_advice(limit: Option<u64>) -> String {
+    match limit {
+        Some(limit) => format!(
+            "this process has all {limit} descriptors open that it may. Each entry takes one until it \
+             is published, each worker three: publish or drop drafts, or raise the limit (ulimit -n)"
+        ),
+        None => "all processes together have as many files open as the machine allows: raise \
+                 fs.file-max"
+            .to_owned(),
+    }
 }

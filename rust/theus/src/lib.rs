@@ -50,14 +50,16 @@
 pub mod backend;
 pub mod budget;
 pub mod catalog;
-mod cgroup;
+pub mod cgroup;
 mod copy;
 pub mod descriptor;
+pub mod directory;
 pub mod dispatch;
 pub mod error;
 mod fill;
 pub mod kill_point;
 pub mod layout;
+mod limits;
 pub mod mapping;
 mod os;
 pub mod output;

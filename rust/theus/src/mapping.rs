@@ -17,6 +17,7 @@ use shared_memory::Shmem;
 
 use crate::descriptor::SegmentName;
 use crate::error::Result;
+use crate::limits::{Counted, check_mappings};
 use crate::os::{self, failed};
 use crate::shared::Words;
 
@@ -48,6 +49,7 @@ pub struct Mapping {
     writable: AtomicBool,
     /// Something that has to last as long as the bytes are in use.
     kept: OnceLock<Arc<Kept>>,
+    _counted: Counted,
 }
 
 /// Something that is only held.
@@ -77,6 +79,7 @@ impl fmt::Debug for Memory {
 impl Mapping {
     /// Maps `length` bytes of `file` shared, to be read and written.
     pub(crate) fn writable(file: &impl AsRawFd, length: usize) -> Result<Self> {
+        check_mappings("mapping a new segment")?;
         let raw = MmapOptions::new()
             .len(length)
             .map_raw(file)
@@ -84,7 +87,8 @@ impl Mapping {
         Ok(Self::new(Memory::Mapped(raw), true))
     }
 
-    /// Maps `length` bytes of `file` shared, to be read: the hardware refuses writes.
+    /// Maps `length` bytes of `file` shared, to be read: the hardware refuses writes. Not counted
+    /// against the limit beforehand, so that what is being written can be sealed at it.
     pub(crate) fn read_only(file: &impl AsRawFd, length: usize) -> Result<Self> {
         let raw = MmapOptions::new()
             .len(length)
@@ -95,6 +99,7 @@ impl Mapping {
 
     /// Maps `length` bytes of `file` to be read and written, the latter for this process alone.
     pub(crate) fn private(file: &impl AsRawFd, length: usize) -> Result<Self> {
+        check_mappings("mapping a segment privately")?;
         let mut options = MmapOptions::new();
         // SAFETY: `Mapping` hands out raw pointers only, so that no reference's promise is broken
         // if another process changes pages of the file that were not written here.
@@ -110,6 +115,7 @@ impl Mapping {
 
     /// `length` zero bytes of this process alone, which take memory when they are written.
     pub(crate) fn anonymous(length: usize) -> Result<Self> {
+        check_mappings("mapping private memory")?;
         let memory = MmapOptions::new()
             .len(length)
             .no_reserve_swap()
@@ -129,6 +135,7 @@ impl Mapping {
             kept_from_children: OnceLock::new(),
             writable: AtomicBool::new(writable),
             kept: OnceLock::new(),
+            _counted: Counted::new(),
         }
     }
 

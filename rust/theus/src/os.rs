@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::limits;
 
 /// From Linux's `fcntl.h`; the libc crate lacks it.
 const F_SETSIG: libc::c_int = 10;
@@ -26,10 +27,7 @@ pub(crate) fn path_of(name: &str) -> PathBuf {
 }
 
 pub(crate) fn failed(operation: &'static str, source: impl Into<io::Error>) -> Error {
-    Error::Os {
-        operation,
-        source: source.into(),
-    }
+    limits::explain(operation, source.into())
 }
 
 pub(crate) fn random(bytes: &mut [u8]) -> Result<()> {
@@ -77,11 +75,11 @@ pub(crate) fn link(file: &impl AsFd, path: &Path) -> Result<()> {
         .map_err(|errno| failed("publishing a segment under its name", errno))
 }
 
-/// Removes a name; one that is gone already is no error.
+/// Removes a name; one that is gone already, or a directory's by now, is no error.
 pub(crate) fn unlink(path: &Path) -> Result<bool> {
     match rustix::fs::unlink(path) {
         Ok(()) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
+        Err(Errno::NOENT | Errno::ISDIR) => Ok(false),
         Err(errno) => Err(failed("unlinking a segment", errno)),
     }
 }
@@ -94,7 +92,31 @@ pub(crate) fn open_read_only(path: &Path) -> Result<OwnedFd> {
         Err(Errno::NOENT) => Err(Error::SegmentNotFound {
             path: path.to_owned(),
         }),
+        Err(Errno::LOOP) => Err(corrupt(path, "it is a symbolic link")),
+        Err(Errno::NXIO) => Err(corrupt(path, "it is a socket")),
         Err(errno) => Err(failed("opening a segment", errno)),
+    }
+}
+
+/// Refuses what lies at `path` if it is no file of this user's: another user could change it, or cut
+/// it short, while it is read.
+pub(crate) fn check_own(path: &Path, status: &Status) -> Result<()> {
+    if !status.regular {
+        return Err(corrupt(path, "it is not a regular file"));
+    }
+    if !status.own {
+        return Err(Error::ForeignSegment {
+            path: path.to_owned(),
+            user: status.user,
+        });
+    }
+    Ok(())
+}
+
+fn corrupt(path: &Path, reason: &str) -> Error {
+    Error::CorruptSegment {
+        segment: path.display().to_string(),
+        reason: reason.to_owned(),
     }
 }
 
@@ -112,7 +134,13 @@ pub(crate) struct Status {
     pub(crate) length: u64,
     pub(crate) links: u64,
     pub(crate) regular: bool,
+    pub(crate) user: u32,
     pub(crate) own: bool,
+}
+
+/// Whose files this process makes.
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 pub(crate) fn status(file: &impl AsFd) -> Result<Status> {
@@ -138,7 +166,8 @@ fn describe(stat: &rustix::fs::Stat) -> Status {
         length: stat.st_size as u64,
         links: stat.st_nlink as u64,
         regular: rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file(),
-        own: stat.st_uid == rustix::process::geteuid().as_raw(),
+        user: stat.st_uid,
+        own: stat.st_uid == user(),
     }
 }
 

@@ -38,6 +38,8 @@ const CHECKS: &[Check] = &[
     always("the budget is kept and given back", budget),
     always("a living session is not swept, even unlocked", living),
     always("a killed owner's names are swept", killed_owner),
+    always("what others planted is left, and keeps nothing", planted),
+    always("a copy of a lock makes nobody dead", copied_lock),
     Check {
         name: "a name appears with all of its bytes",
         needs: Some(|capabilities| capabilities.atomic_publication),
@@ -99,7 +101,7 @@ fn linux_conforms() {
 #[test]
 fn portable_conforms() {
     let (ran, skipped) = conform(Backend::Portable);
-    assert_eq!((ran, skipped.len()), (11, 5));
+    assert_eq!((ran, skipped.len()), (13, 5));
 }
 
 fn create(backend: Backend) -> Session {
@@ -452,6 +454,46 @@ fn killed_owner(backend: Backend) {
     let mut owner = Owner::start(backend, false);
     owner.kill();
     owner.assert_swept();
+}
+
+fn planted(backend: Backend) {
+    let mut owner = Owner::start(backend, false);
+    let number = |number| owner.session.segment(number).path();
+    let (link, directory) = (number(77), number(78));
+    std::os::unix::fs::symlink("/nowhere/at/all", &link).unwrap();
+    fs::create_dir(&directory).unwrap();
+    for path in [&link, &directory] {
+        assert!(Segment::open_with(backend, path).is_err());
+    }
+    owner.kill();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while names_of(&owner.session) > 2 {
+        assert!(Instant::now() < deadline);
+        sweep(None).unwrap();
+    }
+    assert!(link.is_symlink() && directory.is_dir());
+    let known = sessions().unwrap();
+    fs::remove_file(link).unwrap();
+    fs::remove_dir(directory).unwrap();
+    assert!(known.iter().all(|info| info.id != owner.session));
+}
+
+fn copied_lock(backend: Backend) {
+    let session = create(backend);
+    let segment = put(&session, b"hello");
+    let id = session.id();
+    let places = [Path::new("/dev/shm"), &std::env::temp_dir()];
+    let locks = places.map(|place| place.join(id.lock_name()));
+    let copy = locks.iter().find(|path| !path.exists()).unwrap();
+    fs::write(copy, b"x").unwrap();
+    let outcome = sweep_session(id);
+    let alive = sessions()
+        .unwrap()
+        .iter()
+        .any(|info| info.id == *id && info.alive);
+    fs::remove_file(copy).unwrap();
+    assert_eq!(outcome.unwrap(), SweepOutcome::StillAlive);
+    assert!(alive && segment.path().unwrap().exists());
 }
 
 fn killed_owner_with_a_child(backend: Backend) {

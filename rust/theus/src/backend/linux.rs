@@ -11,6 +11,7 @@ use crate::cgroup;
 use crate::descriptor::{PREFIX, SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
+use crate::limits::check_mappings;
 use crate::mapping::Mapping;
 use crate::os;
 
@@ -113,6 +114,7 @@ impl Storage for Linux {
     }
 
     fn adopt(&self, name: &SegmentName, file: OwnedFd) -> Result<Option<Mapping>> {
+        check_mappings("mapping a worker's output")?;
         let path = self.path(name);
         // A description of our own: the sender has this one too.
         let file = os::reopen_read_only(&file)?;
@@ -139,15 +141,14 @@ impl Storage for Linux {
     }
 
     fn open(&self, path: &Path) -> Result<Mapping> {
+        check_mappings("mapping a segment")?;
         let file = os::open_read_only(path)?;
         let status = os::status(&file)?;
         let invalid = |reason: &str| Error::CorruptSegment {
             segment: path.display().to_string(),
             reason: reason.to_owned(),
         };
-        if !status.regular {
-            return Err(invalid("it is not a regular file"));
-        }
+        os::check_own(path, &status)?;
         match usize::try_from(status.length) {
             Ok(0) => Err(invalid("it is empty")),
             Ok(length) => Mapping::read_only(&file, length),

@@ -85,7 +85,11 @@ impl Storage for Portable {
         let missing = || Error::SegmentNotFound {
             path: path.to_owned(),
         };
-        let memory = open(&name.ok_or_else(missing)?)?;
+        let name = name.ok_or_else(missing)?;
+        if let Some(status) = os::status_of(&name.path()) {
+            os::check_own(path, &status)?;
+        }
+        let memory = open(&name)?;
         Ok(Mapping::shared(memory.ok_or_else(missing)?, false))
     }
 
@@ -104,7 +108,8 @@ impl Storage for Portable {
     }
 
     fn sessions(&self) -> Result<Vec<SessionId>> {
-        let names = os::names(&std::env::temp_dir(), PREFIX)?;
+        // Without such a directory there is no session of this backend either.
+        let names = os::names(&std::env::temp_dir(), PREFIX).unwrap_or_default();
         let ids = names.iter().filter_map(|name| SessionId::of_lock(name));
         // Everybody may put files there: a stranger's says nothing about our sessions.
         let own = |id: &SessionId| {
@@ -114,6 +119,11 @@ impl Storage for Portable {
     }
 
     fn segments_of(&self, session: &SessionId) -> Result<Vec<SegmentName>> {
+        // Where names can be listed, what the lock says need not be believed.
+        let prefix = format!("{PREFIX}{session}-");
+        if let Ok(names) = os::names(Path::new(os::DIRECTORY), &prefix) {
+            return Ok(names.iter().filter_map(|name| name.parse().ok()).collect());
+        }
         let made = os::status_of(&self.lock_path(session)).map_or(0, |status| status.length);
         Ok((0..made).map(|number| session.segment(number)).collect())
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::linux::Linux;
 use super::{Backend, Lock, Storage};
 use crate::descriptor::SessionId;
+use crate::directory;
 use crate::error::{Error, Result};
 use crate::os;
 
@@ -52,13 +53,15 @@ impl SpillDirectory {
         // Others find it by its whole path, from their own working directories.
         let whole = path.canonicalize();
         let whole = whole.map_err(|error| unfit(error.to_string()))?;
-        if !whole.is_dir() {
-            return Err(unfit("it is not a directory".to_owned()));
-        }
         let device = |path: &Path| os::status_of(path).map(|status| status.inode.0);
         if device(&whole) == device(Path::new(os::DIRECTORY)) {
             let reason = format!("it is the same memory as {}", os::DIRECTORY);
             return Err(unfit(reason));
+        }
+        let report = directory::probe(&whole)?;
+        if !report.missing().is_empty() {
+            let missing: Vec<String> = report.missing().iter().map(ToString::to_string).collect();
+            return Err(unfit(missing.join("; ")));
         }
         Ok(Self::at(&whole))
     }

@@ -204,7 +204,7 @@ impl Session {
         make: impl FnOnce(&Zone, &SegmentName) -> Result<Filled>,
     ) -> Result<Arc<Segment>> {
         self.check_open()?;
-        self.keep_lock(&mut self.held())?;
+        self.keep_lock(&mut self.held());
         let (zone, name) = (&self.0.zone, self.next_name());
         let filled = make(zone, &name)?;
         let segment = Arc::new(Segment::new(zone, name, filled));
@@ -289,7 +289,7 @@ impl Session {
         // As in `publish`.
         let mut held = self.held();
         self.check_open()?;
-        self.keep_lock(&mut held)?;
+        self.keep_lock(&mut held);
         drop(held);
         let name = self.next_name();
         let segment = Segment::adopt(&self.0.zone, name, file, seat)?;
@@ -302,9 +302,14 @@ impl Session {
     }
 
     fn next_name(&self) -> SegmentName {
-        self.0
-            .id
-            .segment(self.0.next.fetch_add(1, Ordering::SeqCst))
+        loop {
+            let number = self.0.next.fetch_add(1, Ordering::SeqCst);
+            let name = self.0.id.segment(number);
+            // Whoever may write to the directory can put something where a name is to come.
+            if os::status_of(&name.path()).is_none() {
+                return name;
+            }
+        }
     }
 
     fn remember(&self, segment: &Arc<Segment>) {
@@ -326,22 +331,26 @@ impl Session {
         // Held to the end, so that a name which appears is one that `close` has yet to remove.
         let mut held = self.held();
         self.check_open()?;
-        self.keep_lock(&mut held)?;
+        self.keep_lock(&mut held);
         segment.publish()
     }
 
     /// Puts the lock file back if somebody removed it: without it a sweep asks less sure signs.
-    fn keep_lock(&self, held: &mut Held) -> Result<()> {
+    /// What lies in its place may be somebody else's; then the old one has to do.
+    fn keep_lock(&self, held: &mut Held) {
         let (id, spill) = (&self.0.id, self.0.zone.spill());
         let gone =
             |lock: &Option<Box<dyn Lock>>| lock.as_ref().is_some_and(|lock| !lock.is_in_place());
-        if gone(&held.lock) {
-            held.lock = Some(new_lock(self.0.config.backend, id, spill)?);
+        if gone(&held.lock)
+            && let Ok(lock) = new_lock(self.0.config.backend, id, spill)
+        {
+            held.lock = Some(lock);
         }
-        if let (true, Some(spill)) = (gone(&held.spill_lock), spill) {
-            held.spill_lock = Some(spill.lock(id)?);
+        if gone(&held.spill_lock)
+            && let Some(Ok(lock)) = spill.map(|spill| spill.lock(id))
+        {
+            held.spill_lock = Some(lock);
         }
-        Ok(())
     }
 
     /// Enters the changed keys of state `version` in the catalog; `None` removes a key.
@@ -401,19 +410,25 @@ impl Inner {
         let storage = self.config.backend.storage();
         let segments = std::mem::take(&mut held.segments);
         held.entries.clear();
-        held.open = None;
-        let unlinked: Result<()> = segments
-            .iter()
-            .filter_map(Weak::upgrade)
-            .try_for_each(|segment| segment.unlink());
+        // All of them, also behind one that the kernel does not let go.
+        let mut unlinked = Ok(());
+        for segment in segments.iter().filter_map(Weak::upgrade) {
+            unlinked = unlinked.and(segment.unlink());
+        }
         KillPoint::CloseSegmentsGone.pass();
         storage.unlink(&self.id.segment(0))?;
         KillPoint::CloseCatalogGone.pass();
         unlinked?;
-        if let Some(spill) = self.zone.spill() {
+        // What somebody has put in their places is not ours. That in memory goes last, as it says
+        // where the other is.
+        if let (Some(spill), Some(lock)) = (self.zone.spill(), &held.spill_lock)
+            && lock.is_in_place()
+        {
             os::unlink(&spill.storage().lock_path(&self.id))?;
         }
-        os::unlink(&storage.lock_path(&self.id))?;
+        if held.lock.as_ref().is_some_and(|lock| lock.is_in_place()) {
+            os::unlink(&storage.lock_path(&self.id))?;
+        }
         KillPoint::CloseLockGone.pass();
         (held.lock, held.spill_lock) = (None, None);
         signals::unguard(&self.id);

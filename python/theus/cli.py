@@ -1,0 +1,171 @@
+"""The command line: ``theus ls``, ``inspect``, ``sweep`` and ``doctor``; docs/command-line.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from theus.doctor import Finding, examine, format_bytes
+from theus.errors import TheusError
+from theus.inspection import inspect, list_sessions
+from theus.leftovers import SHARED_MEMORY, survey
+from theus.segments import sessions, sweep
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns
+    -------
+    int
+        The exit status: 0, or 1 after an error and if the doctor found one. Wrong usage exits
+        with 2.
+    """
+    chosen = _parser().parse_args(arguments)
+    try:
+        answer, text, status = chosen.run(chosen)
+    except (TheusError, OSError) as error:
+        print(f"theus: {error}", file=sys.stderr)  # noqa: T201 - a command line
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    _show(json.dumps(answer) if chosen.json else text)
+    return int(status)
+
+
+def _show(text: str) -> None:
+    """Print; whoever stops reading, as ``| head`` does, has seen enough."""
+    try:
+        print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201 - the same
+    except UnicodeEncodeError:
+        print(text.encode("ascii", "backslashreplace").decode(), flush=True)  # noqa: T201 - the same
+    except BrokenPipeError:
+        # The interpreter flushes once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="theus", description="Looks at shared memory of theus.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("ls", help="list sessions and their entries")
+    command.set_defaults(run=_ls)
+    command = commands.add_parser("inspect", help="say what lies in a segment, and check all of it")
+    command.add_argument("segment", help="a path, theus-<session>-<n>, or <session>/<entry>")
+    command.set_defaults(run=_inspect)
+    command = commands.add_parser("sweep", help="remove what dead sessions of this user left")
+    command.set_defaults(run=_sweep)
+    command = commands.add_parser("doctor", help="say what on this machine is in the way")
+    command.add_argument(
+        "--spill-dir", type=Path, action="append", default=[], metavar="DIR", help="try DIR, too"
+    )
+    command.set_defaults(run=_doctor)
+    for command in commands.choices.values():
+        command.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+_Answer = tuple[Any, str, int]
+
+
+def _ls(_: argparse.Namespace) -> _Answer:
+    found = list_sessions()
+    width = shutil.get_terminal_size().columns
+    lines: list[str] = []
+    for session in found["sessions"]:
+        state = {True: "alive", False: "dead", None: "not known whether alive"}[session["alive"]]
+        facts = [
+            state,
+            f"process {session['owner']}" if session["owner"] else "",
+            f"user {session['user']}" if session["user"] != os.geteuid() else "",
+            f"{session['segments']} segments",
+            format_bytes(session["nbytes"]),
+        ]
+        lines.append(f"{session['id']}  {', '.join(filter(None, facts))}")
+        if session["problem"]:
+            lines.append(f"  {session['problem']}")
+        lines += [f"  {line}" for line in _table(session["entries"] or [], width - 2)]
+    if not found["sessions"]:
+        lines.append("no sessions")
+    elif not found["all_processes_seen"]:
+        lines.append("readers: of this user's processes; others' cannot be looked at")
+    return found, "\n".join(lines), 0
+
+
+def _table(entries: list[dict[str, Any]], width: int) -> list[str]:
+    """Return lines with the columns beside each other, what is in the entries last."""
+    if not entries:
+        return []
+    rows = [("ENTRY", "KIND", "BYTES", "READERS", "WHAT")]
+    for entry in entries:
+        key = entry["entry"]
+        size, readers = format_bytes(entry["nbytes"]), str(entry["readers"])
+        shown = key if key.isprintable() else repr(key)
+        rows.append((shown, entry.get("kind", "?"), size, readers, _what(entry)))
+    wide = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines: list[str] = []
+    for name, kind, size, readers, what in rows:
+        line = (
+            f"{name:{wide[0]}}  {kind:{wide[1]}}  {size:>{wide[2]}}  {readers:>{wide[3]}}  {what}"
+        )
+        lines.append(line if len(line) <= width else f"{line[: max(width, 40) - 1]}…")
+    return lines
+
+
+def _what(entry: dict[str, Any]) -> str:
+    if "problem" in entry:
+        return f"unreadable: {entry['problem']}"
+    if "shape" in entry:
+        return f"{tuple(entry['shape'])} {entry['dtype']}"
+    names = [name if name.isprintable() else repr(name) for name in entry["columns"]]
+    columns = zip(names, entry["columns"].values(), strict=True)
+    return f"{entry['rows']} rows: " + ", ".join(f"{name} {kind}" for name, kind in columns)
+
+
+def _inspect(chosen: argparse.Namespace) -> _Answer:
+    found = inspect(chosen.segment)
+    shown = {**found}
+    columns = shown.pop("columns", {})
+    lines = [f"{key:8} {value}" for key, value in shown.items()]
+    lines += [f"  {name}: {kind}" for name, kind in columns.items()]
+    return found, "\n".join(lines), 0
+
+
+def _sweep(_: argparse.Namespace) -> _Answer:
+    removed = sweep()
+    alive = {info.id: info.alive for info in sessions() if info.user == os.geteuid()}
+    kept: list[dict[str, str]] = [
+        {"what": session, "why": "alive", "message": "a session that lives"}
+        for session, lives in alive.items()
+        if lives
+    ]
+    for item in survey([SHARED_MEMORY, Path(tempfile.gettempdir())]):
+        if item.why is not None:
+            kept.append({"what": str(item.path), "why": item.why, "message": item.message})
+        elif not alive.get(item.session or "", False):
+            message = "the kernel gives no proof that nobody uses it"
+            kept.append({"what": str(item.path), "why": "in-use", "message": message})
+    lines = [f"removed  {name}" for name in removed]
+    lines += [f"kept     {item['what']}: {item['message']}" for item in kept]
+    return {"removed": removed, "kept": kept}, "\n".join(lines) or "nothing to sweep", 0
+
+
+def _doctor(chosen: argparse.Namespace) -> _Answer:
+    findings = list(examine(chosen.spill_dir))
+    failed = any(finding.level == "error" for finding in findings)
+    answer = {"findings": [asdict(finding) for finding in findings], "healthy": not failed}
+    return answer, "\n".join(map(_finding, findings)), int(failed)
+
+
+def _finding(finding: Finding) -> str:
+    line = f"{finding.level:8} {finding.message}"
+    return f"{line}\n{'':8} -> {finding.advice}" if finding.advice else line
