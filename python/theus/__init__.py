@@ -26,6 +26,7 @@ from theus.errors import (
     EntryNotFoundError,
     HeavyZoneFullError,
     MappingLimitError,
+    PoisonTaskError,
     ProtocolError,
     RemoteError,
     SegmentNotFoundError,
@@ -38,6 +39,7 @@ from theus.errors import (
     UnpublishedError,
     UnsupportedDtypeError,
     WorkerDiedError,
+    WorkerStartError,
 )
 from theus.segments import SessionInfo, sessions, sweep
 from theus.segments import open_segment as open  # noqa: A004 - read as theus.open
@@ -52,6 +54,7 @@ __all__ = [
     "HeavyZoneFullError",
     "MappingLimitError",
     "ParallelContext",
+    "PoisonTaskError",
     "ProcessContext",
     "ProtocolError",
     "RemoteError",
@@ -69,6 +72,7 @@ __all__ = [
     "UnpublishedError",
     "UnsupportedDtypeError",
     "WorkerDiedError",
+    "WorkerStartError",
     "__version__",
     "copy_report",
     "open",

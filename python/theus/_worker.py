@@ -287,18 +287,30 @@ def _flush() -> None:
             continue
 
 
+def _take_stderr(stderr: int, trace: int) -> None:
+    """Go on with the owner's standard error; what was written so far is in `trace`."""
+    _flush()
+    early = os.pread(trace, os.fstat(trace).st_size, 0).rstrip(b"\0")
+    os.dup2(stderr, sys.__stderr__.fileno() if sys.__stderr__ else 2)
+    os.close(stderr)
+    os.pwrite(trace, bytes(len(early)), 0)
+    os.lseek(trace, 0, os.SEEK_SET)
+    if early:
+        os.write(2, early)
+
+
 def main(arguments: list[str]) -> None:
-    """Run a worker; the arguments are the session, five inherited descriptors, and its seat."""
+    """Run a worker; the arguments are the session, six inherited descriptors, and its seat."""
     session = arguments[0]
-    channel, control, owner, trace, budget, seat = map(int, arguments[1:])
+    channel, control, owner, trace, budget, stderr, seat = map(int, arguments[1:])
     _theus.watch_owner(owner, session)
+    worker = Worker(
+        Channel.from_fd(channel), Control.from_fd(control), Zone.from_fd(budget, seat, session)
+    )
+    _take_stderr(stderr, trace)
     faulthandler.enable(file=trace)
     try:
-        Worker(
-            Channel.from_fd(channel),
-            Control.from_fd(control),
-            Zone.from_fd(budget, seat, session),
-        ).serve()
+        worker.serve()
     except ProtocolError as error:
         sys.exit(f"theus: worker {os.getpid()} ends, as it cannot follow its owner: {error}")
     except (EOFError, BrokenPipeError, ConnectionResetError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
@@ -31,16 +32,21 @@ class ProcessContract:
     ----------
     parallel : bool
         Whether ``engine.execute`` sends it to a worker process.
+    retries : int
+        How often it is run again when the worker that runs it dies.
     """
 
     parallel: bool = False
+    retries: int = 0
 
 
 @overload
 def process(fn: F, /) -> F: ...
 @overload
-def process(*, parallel: bool = False) -> Callable[[F], F]: ...
-def process(fn: F | None = None, /, *, parallel: bool = False) -> F | Callable[[F], F]:
+def process(*, parallel: bool = False, retries: int = 0) -> Callable[[F], F]: ...
+def process(
+    fn: F | None = None, /, *, parallel: bool = False, retries: int = 0
+) -> F | Callable[[F], F]:
     """Mark a function as a process of the engine.
 
     Parameters
@@ -49,11 +55,23 @@ def process(fn: F | None = None, /, *, parallel: bool = False) -> F | Callable[[
         The function, when the decorator is used without parentheses.
     parallel : bool, default False
         ``True`` lets ``engine.execute`` run it in a worker process, beside this one.
+    retries : int, default 0
+        How often a task with this function is run again, from its start, when the worker that runs
+        it dies: a promise that running it twice does no harm. It concerns deaths alone, not
+        exceptions, timeouts or cancellation. A task that has killed ``retries + 1`` workers fails
+        with :class:`PoisonTaskError`.
 
     Returns
     -------
     callable
         The function itself, marked: it stays callable and picklable as it was.
+
+    Raises
+    ------
+    ValueError
+        If `retries` is negative.
+    TypeError
+        If what is marked is no function, or `retries` no number.
 
     Examples
     --------
@@ -63,12 +81,15 @@ def process(fn: F | None = None, /, *, parallel: bool = False) -> F | Callable[[
     >>> double(None, x=21)
     42
     """
+    if operator.index(retries) < 0:
+        msg = f"retries is how often a task is run again, at least 0, not {retries}"
+        raise ValueError(msg)
 
     def mark(function: F) -> F:
         if not callable(function):
             msg = f"@process marks functions, not {type(function).__name__} objects"
             raise TypeError(msg)
-        setattr(function, _ATTRIBUTE, ProcessContract(parallel=parallel))
+        setattr(function, _ATTRIBUTE, ProcessContract(parallel, operator.index(retries)))
         return function
 
     return mark if fn is None else mark(fn)

@@ -27,7 +27,6 @@ import contextlib
 import heapq
 import select
 import signal
-import subprocess
 import threading
 import time
 from collections import deque
@@ -35,7 +34,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from theus import _theus, wire
+from theus import _theus, deaths, wire
 from theus.driver import Driver
 from theus.errors import (
     CorruptSegmentError,
@@ -44,8 +43,9 @@ from theus.errors import (
     SessionClosedError,
     TheusError,
     UnpicklableError,
-    WorkerDiedError,
+    WorkerStartError,
 )
+from theus.interrupts import InterruptsDeferred
 from theus.pool import WorkerPool
 from theus.tasks import Task
 
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 
     from theus._theus import Channel, Segment, Session
     from theus.functions import References
+    from theus.pool import WorkerLimits
     from theus.worker_process import WorkerProcess
 
 __all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_PLAIN", "Dispatcher"]
@@ -86,6 +87,8 @@ class Dispatcher:
         Makes a function go by value if a worker cannot import it.
     adopt : callable
         Takes over the output that a worker has just sent on its channel, given that and its seat.
+    worker_limits : WorkerLimits
+        When a worker is replaced.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class Dispatcher:
         threads: int,
         references: References,
         adopt: Callable[[Channel, int], Segment],
+        *,
+        worker_limits: WorkerLimits,
     ) -> None:
         self._references = references
         self._adopt = adopt
@@ -109,7 +114,7 @@ class Dispatcher:
         self._failed_starts = 0
         self._closed = False
         self._epoll = select.epoll()
-        self._pool = WorkerPool(session, workers, threads, self._epoll)
+        self._pool = WorkerPool(session, workers, threads, self._epoll, worker_limits=worker_limits)
         self._driver = Driver(
             self.pump, self._next_timeout, lambda: bool(self._unattended or self._stops)
         )
@@ -126,20 +131,21 @@ class Dispatcher:
 
     def submit(self, task: Task, *, attended: bool) -> None:
         """Queue `task`; `attended` says that an event loop waits for it."""
-        with self._lock:
-            if self._closed:
-                msg = "the engine is closed: make a new TheusEngine to run tasks"
-                raise SessionClosedError(msg)
-            self._numbers += 1
-            task.number = self._numbers
-            if not attended:
-                self._unattended.add(task.number)
-                if task.deadline is not None:
-                    heapq.heappush(self._deadlines, (task.deadline, task.number))
-                    self._timed[task.number] = task
-            self._pending.append(task)
-            deliveries = self._assign()
-        self._deliver(deliveries)
+        with InterruptsDeferred():
+            with self._lock:
+                if self._closed:
+                    msg = "the engine is closed: make a new TheusEngine to run tasks"
+                    raise SessionClosedError(msg)
+                self._numbers += 1
+                task.number = self._numbers
+                if not attended:
+                    self._unattended.add(task.number)
+                    if task.deadline is not None:
+                        heapq.heappush(self._deadlines, (task.deadline, task.number))
+                        self._timed[task.number] = task
+                self._pending.append(task)
+                deliveries = self._assign()
+            self._deliver(deliveries)
         if not attended:
             self._driver.want_helper()
             if task.deadline is not None:
@@ -174,7 +180,7 @@ class Dispatcher:
 
     def cancel(self, task: Task) -> None:
         """Stop `task` wherever it is; its outcome is the caller's to set."""
-        with self._lock:
+        with InterruptsDeferred(), self._lock:
             if not task.done:
                 self._withdraw(task)
                 self._forget(task)
@@ -183,9 +189,10 @@ class Dispatcher:
 
     def time_out(self, task: Task) -> None:
         """Stop `task` and fail it with TimeoutError, unless it is done."""
-        with self._lock:
-            late = self._late(task)
-        self._deliver(late)
+        with InterruptsDeferred():
+            with self._lock:
+                late = self._late(task)
+            self._deliver(late)
         self._driver.want_helper()
         self._driver.poke()
 
@@ -260,18 +267,19 @@ class Dispatcher:
         except ValueError:  # closed in a forked child
             return
         deliveries: list[Delivery] = []
-        with self._lock:
-            for descriptor, mask in events:
-                if descriptor == self._driver.wake:
-                    self._driver.woke()
-                    continue
-                worker = self._pool.get(descriptor)
-                if worker is not None:
-                    deliveries += self._attend(worker, descriptor, mask)
-            deliveries += self._expire()
-            deliveries += self._assign()
-            self._send_releases()
-        self._deliver(deliveries)
+        with InterruptsDeferred():
+            with self._lock:
+                for descriptor, mask in events:
+                    if descriptor == self._driver.wake:
+                        self._driver.woke()
+                        continue
+                    worker = self._pool.get(descriptor)
+                    if worker is not None:
+                        deliveries += self._attend(worker, descriptor, mask)
+                deliveries += self._expire()
+                deliveries += self._assign()
+                self._send_releases()
+            self._deliver(deliveries)
 
     def _attend(self, worker: WorkerProcess, descriptor: int, mask: int) -> list[Delivery]:
         deliveries: list[Delivery] = []
@@ -308,7 +316,7 @@ class Dispatcher:
         if worker.queue and worker.queue[0].done:
             # Withdrawn while it waited behind this one: the worker may have begun it.
             self._interrupt(worker, worker.queue[0])
-        self._pool.measure(task, fields[1] / 1e9)
+        self._pool.note_finished(worker, task, fields[1] / 1e9)
         if refused is not None:
             return [(task, False, refused)]
         if kind == _theus.KIND_RESULT:
@@ -327,6 +335,7 @@ class Dispatcher:
         """Take what comes before a worker's results."""
         if kind == _theus.KIND_HELLO:
             worker.ready = True
+            worker.deadline = None
             self._failed_starts = 0
         elif kind == _theus.KIND_PARTS:
             worker.parts = worker.channel.take_parts(fields)
@@ -403,41 +412,24 @@ class Dispatcher:
                 broken = error
         if broken is not None:
             worker.process.kill()
-        try:
-            status = worker.reap(_GRACE_S)
-        except subprocess.TimeoutExpired:  # it closed its socket and lives on
-            worker.process.kill()
-            status = worker.reap()
-        running, trace = worker.control.running, worker.trace()
-        if broken is not None and worker.queue:
-            task = worker.queue[0]
-            if task.number == running or task.spared:
-                deliveries.append((worker.queue.popleft(), False, _blame(worker, task, broken)))
-            task.spared = True
-        unstarted: list[Task] = []
-        for task in worker.queue:
-            if task.number == running:
-                error = WorkerDiedError(task.reference.name, worker.pid, status, trace)
-                deliveries.append((task, False, error))
-            else:
-                unstarted.append(task)
-        self._pending.extendleft(reversed(unstarted))
+        status = worker.reap(_GRACE_S)  # one that has closed its socket may live on
+        failed, again = deaths.settle(worker, status, broken)
+        deliveries += [(task, False, error) for task, error in failed]
+        self._pending.extendleft(reversed(again))
         worker.queue.clear()
         self._pool.vacate(worker)
         if not worker.ready and broken is None:
-            deliveries += self._count_failed_start(worker, status, trace)
+            deliveries += self._count_failed_start(status, worker.trace())
         worker.close()
         return deliveries
 
-    def _count_failed_start(self, worker: WorkerProcess, status: int, trace: str) -> list[Delivery]:
+    def _count_failed_start(self, status: int, stderr: str) -> list[Delivery]:
         self._failed_starts += 1
         if self._failed_starts < _MAX_FAILED_STARTS:
             return []
+        error = WorkerStartError(self._failed_starts, status, stderr)
         self._failed_starts = 0
-        failed = [
-            (task, False, WorkerDiedError(task.reference.name, worker.pid, status, trace))
-            for task in self._pending
-        ]
+        failed: list[Delivery] = [(task, False, error) for task in self._pending]
         self._pending.clear()
         return failed
 
@@ -480,11 +472,14 @@ class Dispatcher:
                 continue
             if worker.ready:
                 signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        if self._pool.hurried:
+            self._pool.hurry(now)
         return late
 
     def _next_timeout(self) -> float | None:
         with self._lock:
             moments = [heap[0][0] for heap in (self._deadlines, self._stops) if heap]
+            moments += [w.deadline for w in self._pool.hurried if w.deadline is not None]
         return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def _send_releases(self) -> None:
@@ -496,16 +491,6 @@ class Dispatcher:
                 with contextlib.suppress(OSError, EOFError):
                     worker.release(tuple(numbers))
                     self._pool.watch_writes(worker)
-
-
-def _blame(worker: WorkerProcess, task: Task, broken: Exception) -> Exception:
-    msg = (
-        f"worker {worker.pid} was ended while it had {task.reference.name}: "
-        f"what it sent cannot be taken: {broken}"
-    )
-    error = MemoryError(msg) if isinstance(broken, MemoryError) else ProtocolError(msg)
-    error.__cause__ = broken
-    return error
 
 
 def _remote(message: wire.Message, traceback: str) -> BaseException:
@@ -526,9 +511,5 @@ def _end(workers: list[WorkerProcess]) -> None:
     deadline = time.monotonic() + _GRACE_S * 5
     for worker in workers:
         busy = bool(worker.queue) or not worker.ready
-        try:
-            worker.reap(0 if busy else max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.reap()
+        worker.reap(0 if busy else max(0.0, deadline - time.monotonic()))
         worker.close()

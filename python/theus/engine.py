@@ -21,6 +21,7 @@ from theus.dispatcher import CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, Dispatcher
 from theus.errors import SessionClosedError
 from theus.functions import References
 from theus.heavy import HeavyZone
+from theus.pool import WorkerLimits
 from theus.results import EngineExecutor, MapResults
 from theus.state import State, StateStore
 from theus.tasks import ItemFuture, LoopOutcome, Task, TaskFuture
@@ -57,11 +58,16 @@ class TheusEngine:
         An existing directory, on a disk. What does not fit into `heavy_limit` or the machine's
         memory is written to files there, which are mapped and removed like the rest; it does not
         count against `heavy_limit`. Without it, it is a :class:`HeavyZoneFullError`.
+    max_tasks_per_worker : int, optional
+        After so many tasks a worker is replaced by a new one.
+    max_worker_rss : int, optional
+        A worker is replaced that has more bytes of memory for itself when it has run a task; what
+        it maps of the heavy zone is everybody's and does not count.
 
     Raises
     ------
     ValueError
-        If `workers` or `heavy_limit` is not positive, or ``THEUS_BACKEND`` is no backend.
+        If `workers`, or one of the limits, is not positive, or ``THEUS_BACKEND`` is no backend.
     SpillDirectoryError
         If `spill_dir` cannot keep segments; it says what it lacks.
 
@@ -93,15 +99,17 @@ class TheusEngine:
         workers: int | None = None,
         heavy_limit: int | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
+        max_tasks_per_worker: int | None = None,
+        max_worker_rss: int | None = None,
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         count = cores if workers is None else workers
         if not 1 <= count <= _MAX_WORKERS:
             msg = f"workers must be from 1 to {_MAX_WORKERS}, not {workers}"
             raise ValueError(msg)
-        if heavy_limit is not None and heavy_limit < 1:
-            msg = f"heavy_limit is a number of bytes, at least 1, not {heavy_limit}"
-            raise ValueError(msg)
+        _check_positive("heavy_limit", heavy_limit, "bytes")
+        _check_positive("max_tasks_per_worker", max_tasks_per_worker, "tasks")
+        _check_positive("max_worker_rss", max_worker_rss, "bytes")
         backend = os.environ.get("THEUS_BACKEND")
         self._session = Session.create(
             backend=backend, heavy_limit=heavy_limit, spill_dir=spill_dir
@@ -112,7 +120,12 @@ class TheusEngine:
         self._heavy = HeavyZone(self._session, self._store)
         self._references = References(self._heavy.pin, self._session.spill_dir)
         self._dispatcher = Dispatcher(
-            self._session, count, max(1, cores // count), self._references, self._heavy.adopt
+            self._session,
+            count,
+            max(1, cores // count),
+            self._references,
+            self._heavy.adopt,
+            worker_limits=WorkerLimits(max_tasks_per_worker, max_worker_rss),
         )
         self._heavy.released = self._dispatcher.release
         self._workers = count
@@ -477,6 +490,12 @@ class TheusEngine:
 
 async def _awaited(awaitable: Any) -> Any:
     return await awaitable
+
+
+def _check_positive(name: str, value: int | None, unit: str) -> None:
+    if value is not None and value < 1:
+        msg = f"{name} is a number of {unit}, at least 1, not {value}"
+        raise ValueError(msg)
 
 
 def _close(

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import pickle
 import signal as signals
+import sys
 from concurrent.futures import BrokenExecutor
+from typing import Any
 
 __all__ = [
     "CopyRequiredError",
@@ -17,6 +19,7 @@ __all__ = [
     "EntryNotFoundError",
     "HeavyZoneFullError",
     "MappingLimitError",
+    "PoisonTaskError",
     "ProtocolError",
     "RemoteError",
     "RemoteTraceback",
@@ -30,6 +33,7 @@ __all__ = [
     "UnpublishedError",
     "UnsupportedDtypeError",
     "WorkerDiedError",
+    "WorkerStartError",
 ]
 
 
@@ -158,8 +162,56 @@ class WorkerDiedError(TheusError, BrokenExecutor):
         message = f"worker {pid} {how} while it ran {task}"
         super().__init__(f"{message}\n\n{trace}" if trace else message)
 
-    def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[str, int, int, str]]:
+    def __reduce__(self) -> tuple[type[WorkerDiedError], tuple[Any, ...]]:
         return type(self), (self.task, self.pid, self.status, self.trace)
+
+
+class PoisonTaskError(WorkerDiedError):
+    """A task that may be run again has killed a worker each time; it is not sent to another.
+
+    Attributes
+    ----------
+    deaths : tuple of WorkerDiedError
+        One for each worker, the last one last; the other attributes are the last one's.
+    """
+
+    def __init__(self, task: str, deaths: tuple[WorkerDiedError, ...]) -> None:
+        last = deaths[-1]
+        super().__init__(task, last.pid, last.status, last.trace)
+        self.deaths = deaths
+        ends = "; ".join(str(death).partition(" while it ran ")[0] for death in deaths)
+        message = f"{task} killed {len(deaths)} workers and is not run again: {ends}"
+        self.args = (f"{message}\n\n{last.trace}" if last.trace else message,)
+
+    def __reduce__(self) -> tuple[type[PoisonTaskError], tuple[Any, ...]]:
+        return type(self), (self.task, self.deaths)
+
+
+class WorkerStartError(TheusError, BrokenExecutor):
+    """Workers end, or hang, before they can take a task; the message has what the last one wrote.
+
+    Attributes
+    ----------
+    status : int
+        The exit code of the last one, negative for a signal.
+    stderr : str
+        What it wrote to its standard error.
+    """
+
+    def __init__(self, attempts: int, status: int, stderr: str) -> None:
+        self.attempts = attempts
+        self.status = status
+        self.stderr = stderr
+        how = f"exit code {status}" if status >= 0 else f"signal {-status}"
+        message = (
+            f"no worker starts: {attempts} in a row ended before they were ready, the last with "
+            f"{how}. It runs {sys.executable} with this process's environment"
+        )
+        wrote = f", and wrote:\n\n{stderr}" if stderr else ", and wrote nothing"
+        super().__init__(message + wrote)
+
+    def __reduce__(self) -> tuple[type[WorkerStartError], tuple[int, int, str]]:
+        return type(self), (self.attempts, self.status, self.stderr)
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - a cause to be printed, never raised by itself

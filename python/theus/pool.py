@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import select
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from theus.errors import DescriptorLimitError
@@ -17,13 +19,29 @@ if TYPE_CHECKING:
     from theus._theus import Session
     from theus.tasks import Task
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerLimits", "WorkerPool"]
 
 _SHORT_S = 1e-3
 _BACKLOG_S = 2e-3
 _MAX_QUEUE = 128
 _MAX_MEASURED = 4096
 _CORES = len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """What a worker may come to before it is replaced.
+
+    Attributes
+    ----------
+    tasks : int or None
+        How many tasks it runs at most.
+    rss : int or None
+        How many bytes of memory it may have for itself when it has run a task.
+    """
+
+    tasks: int | None = None
+    rss: int | None = None
 
 
 class WorkerPool:
@@ -42,9 +60,24 @@ class WorkerPool:
         How many threads the numeric libraries of each worker may use.
     epoll : select.epoll
         Where each worker's channel and pidfd are registered.
+    worker_limits : WorkerLimits
+        When a worker is replaced.
+
+    Attributes
+    ----------
+    hurried : set of WorkerProcess
+        Those with a deadline.
     """
 
-    def __init__(self, session: Session, limit: int, threads: int, epoll: select.epoll) -> None:
+    def __init__(
+        self,
+        session: Session,
+        limit: int,
+        threads: int,
+        epoll: select.epoll,
+        *,
+        worker_limits: WorkerLimits,
+    ) -> None:
         self._session = session
         self._limit = limit
         self._threads = threads
@@ -52,6 +85,8 @@ class WorkerPool:
         self._by_descriptor: dict[int, WorkerProcess] = {}
         self._durations: dict[int, float] = {}
         self._leaving: set[int] = set()
+        self._worker_limits = worker_limits
+        self.hurried: set[WorkerProcess] = set()
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         return iter(dict.fromkeys(self._by_descriptor.values()))
@@ -68,7 +103,7 @@ class WorkerPool:
         OSError
             If a worker cannot be started.
         """
-        workers = list(self)
+        workers = [worker for worker in self if not worker.retiring]
         for worker in workers:
             if not worker.queue:
                 return worker
@@ -91,8 +126,32 @@ class WorkerPool:
         busy = sum(bool(worker.queue) for worker in self)
         return self._estimate(task) < limit and busy < _CORES
 
-    def measure(self, task: Task, duration: float) -> None:
-        """Note how many seconds `task` took: one long run is enough to stop queueing behind it."""
+    def note_finished(self, worker: WorkerProcess, task: Task, duration: float) -> None:
+        """Note that `worker` ran `task` in so many seconds; retire it if that was its last."""
+        self._measure(task, duration)
+        worker.finished += 1
+        limits = self._worker_limits
+        if (limits.tasks is not None and worker.finished >= limits.tasks) or (
+            limits.rss is not None and worker.anonymous_bytes() > limits.rss
+        ):
+            worker.retiring = True
+        if worker.retiring and not worker.queue:
+            with suppress(OSError, EOFError):  # it is gone already
+                worker.shut_down()
+                self.watch_writes(worker)
+            self.hurried.add(worker)
+
+    def hurry(self, now: float) -> None:
+        """Kill the workers that should be ready, or gone, by now."""
+        for worker in list(self.hurried):
+            if worker.deadline is None:
+                self.hurried.discard(worker)
+            elif worker.deadline <= now:
+                self.hurried.discard(worker)
+                worker.process.kill()
+
+    def _measure(self, task: Task, duration: float) -> None:
+        # One long run is enough to stop queueing behind it.
         key = hash(task.reference.definition)
         if len(self._durations) >= _MAX_MEASURED:
             self._durations.clear()
@@ -109,6 +168,7 @@ class WorkerPool:
     def remove(self, worker: WorkerProcess) -> None:
         """Forget a worker that is gone, but for its seat: see :meth:`vacate`."""
         self._leaving.add(worker.seat)
+        self.hurried.discard(worker)
         for descriptor in (worker.channel.fileno(), worker.pidfd):
             if self._by_descriptor.pop(descriptor, None) is not None:
                 self._epoll.unregister(descriptor)
@@ -122,6 +182,7 @@ class WorkerPool:
         """Forget all workers, and return them."""
         workers = list(self)
         self._by_descriptor.clear()
+        self.hurried.clear()
         return workers
 
     def _start(self) -> WorkerProcess:
@@ -138,6 +199,7 @@ class WorkerPool:
                 "process may have. Publish or drop drafts, or raise the limit (ulimit -n)"
             )
             raise DescriptorLimitError(errno.EMFILE, msg) from error
+        self.hurried.add(worker)
         for descriptor in (worker.channel.fileno(), worker.pidfd):
             self._by_descriptor[descriptor] = worker
             self._epoll.register(descriptor, select.EPOLLIN)

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    from theus.errors import WorkerDiedError
     from theus.functions import Reference
     from theus.state import State
     from theus.wire import Message
@@ -45,6 +46,7 @@ class Task:
     __slots__ = (
         "call",
         "deadline",
+        "deaths",
         "done",
         "inputs",
         "number",
@@ -74,7 +76,8 @@ class Task:
         self.timeout = timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.done = False
-        self.spared = False  # once, when a worker broke before it began this
+        self.spared = 0  # how many workers ended with this first in line, and not begun
+        self.deaths: tuple[WorkerDiedError, ...] = ()
 
 
 class Driver(Protocol):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import time
 from collections import OrderedDict, deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -35,6 +38,12 @@ _THREAD_VARIABLES = (
 )
 _MAX_FUNCTIONS = 256
 _MAX_FIELDS = 65_535  # a frame counts them in 16 bits
+_STDERR = 2
+_START_S = 60.0
+_EXIT_S = 5.0
+_TRACE_BYTES = 1 << 20
+_SHOWN_BYTES = 8192
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
 
 
@@ -51,6 +60,12 @@ class WorkerProcess:
         Whether bytes wait for its socket to take them.
     watched : int
         The epoll events its socket is registered for.
+    finished : int
+        How many tasks it has run.
+    retiring : bool
+        Whether it gets no more tasks, and ends when it has run those it has.
+    deadline : float or None
+        When it is killed, by the monotonic clock, unless it is ready, or gone, by then.
     seat : int
         Its place at the session's budget.
     parts, outputs, refused
@@ -70,6 +85,9 @@ class WorkerProcess:
         self._states: set[int] = set()
         self._functions: OrderedDict[object, tuple[int, Reference]] = OrderedDict()
         self._next_function = 1
+        self.finished = 0
+        self.retiring = False
+        self.deadline: float | None = time.monotonic() + _START_S
         with ExitStack() as inherited, ExitStack() as failed:
             self.channel, channel_fd = Channel.pair()
             inherited.callback(os.close, channel_fd)
@@ -80,10 +98,14 @@ class WorkerProcess:
             inherited.callback(os.close, owner_fd)
             budget_fd = session.budget_fd()
             inherited.callback(os.close, budget_fd)
-            self._trace = os.memfd_create("theus-trace", os.MFD_CLOEXEC)
+            self._trace = _make_trace()
             failed.callback(os.close, self._trace)
-            descriptors = (channel_fd, control_fd, owner_fd, self._trace, budget_fd)
-            self.process = self._spawn((session.id, *descriptors, seat), descriptors, threads)
+            stderr_fd = _copy_stderr()
+            inherited.callback(os.close, stderr_fd)
+            descriptors = (channel_fd, control_fd, owner_fd, self._trace, budget_fd, stderr_fd)
+            self.process = self._spawn(
+                (session.id, *descriptors, seat), descriptors, self._trace, threads
+            )
             failed.callback(self.process.wait)
             failed.callback(self.process.kill)
             self.pid = self.process.pid
@@ -92,13 +114,14 @@ class WorkerProcess:
 
     @staticmethod
     def _spawn(
-        arguments: Iterable[object], descriptors: Sequence[int], threads: int
+        arguments: Iterable[object], descriptors: Sequence[int], stderr: int, threads: int
     ) -> subprocess.Popen[bytes]:
         # Without -P a file json.py in the current directory would be taken for the library's.
         command = [sys.executable, "-P", "-m", "theus._worker", *map(str, arguments)]
         return subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
             command,
             stdin=subprocess.DEVNULL,
+            stderr=stderr,  # until it is ready: then it takes the owner's
             pass_fds=descriptors,
             env=_environment(threads),
             process_group=0,  # a Ctrl-C in the terminal is the owner's business
@@ -139,14 +162,19 @@ class WorkerProcess:
             self._send(_theus.KIND_RELEASE, numbers[start : start + _MAX_FIELDS], ())
 
     def shut_down(self) -> None:
-        """Ask the worker to end."""
+        """Ask the worker to end, for which it has some seconds."""
+        self.deadline = time.monotonic() + _EXIT_S
         self._send(_theus.KIND_SHUTDOWN, (), ())
 
     def trace(self) -> str:
-        """Return what faulthandler wrote when the worker met a fatal signal."""
-        os.lseek(self._trace, 0, os.SEEK_SET)
-        with os.fdopen(os.dup(self._trace), "rb") as file:
-            return file.read().decode(errors="replace")
+        """Return what faulthandler wrote at a fatal signal; its stderr, if it was not ready yet."""
+        written = os.pread(self._trace, _TRACE_BYTES, 0).rstrip(b"\0")
+        return written[-_SHOWN_BYTES:].decode(errors="replace").strip()
+
+    def anonymous_bytes(self) -> int:
+        """Return how much memory the process has for itself: none of what it maps from files."""
+        pages = Path(f"/proc/{self.pid}/statm").read_bytes().split()
+        return (int(pages[1]) - int(pages[2])) * _PAGE_BYTES
 
     def is_dead(self) -> bool:
         """Whether the process has ended; it is not reaped by this."""
@@ -158,9 +186,16 @@ class WorkerProcess:
         except ChildProcessError:  # somebody waits for every child
             return True
 
-    def reap(self, timeout: float | None = None) -> int:
-        """Wait for the process; its exit code, negative for a signal."""
-        return self.process.wait(timeout)
+    def reap(self, timeout: float) -> int:
+        """Wait for the process, then kill it; its exit code, negative for a signal."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        try:
+            return self.process.wait(_EXIT_S)
+        except subprocess.TimeoutExpired:  # the kernel has it, in a driver say, and does not let go
+            return -signal.SIGKILL
 
     def close(self) -> None:
         """Close this side's descriptors, and let go of what came for a result that never will."""
@@ -223,6 +258,21 @@ class WorkerProcess:
     def _forget_function(self, identity: object) -> None:
         number, _ = self._functions.pop(identity)
         self._send(_theus.KIND_FORGET_FUNCTION, (number,), ())
+
+
+def _make_trace() -> int:
+    """Return a file in memory of fixed size, so that no worker fills the memory by it."""
+    file = os.memfd_create("theus-trace", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(file, _TRACE_BYTES)
+    fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return file
+
+
+def _copy_stderr() -> int:
+    try:
+        return os.dup(_STDERR)
+    except OSError:  # this process has none
+        return os.open(os.devnull, os.O_WRONLY)
 
 
 def _environment(threads: int) -> Mapping[str, str]:

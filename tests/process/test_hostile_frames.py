@@ -41,7 +41,8 @@ def run(session, pieces):
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
         status = 99
         try:
-            arguments = (session.id, theirs.detach(), control_fd, owner, trace, budget, 1)
+            files = (theirs.detach(), control_fd, owner, trace, budget, os.dup(errors))
+            arguments = (session.id, *files, 1)
             _worker.main([str(argument) for argument in arguments])
             status = 0
         except SystemExit as leaving:
@@ -329,9 +330,9 @@ def broken_worker(monkeypatch):
     spawn = WorkerProcess._spawn
     answers = []
 
-    def spawn_broken(arguments, descriptors, threads):
+    def spawn_broken(arguments, descriptors, stderr, threads):
         if not answers:
-            return spawn(arguments, descriptors, threads)
+            return spawn(arguments, descriptors, stderr, threads)
         command = [sys.executable, "-S", "-E", "-c", BROKEN, *map(str, arguments)]
         return subprocess.Popen(
             [*command, json.dumps(answers.pop())],

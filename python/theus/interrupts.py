@@ -1,0 +1,55 @@
+"""Ctrl-C while tasks are moved: it waits for the step to end, so that nothing is half done."""
+
+from __future__ import annotations
+
+import _signal  # pyright: ignore[reportMissingImports]
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+__all__ = ["InterruptsDeferred"]
+
+# What `signal` wraps around them turns numbers into enums, which takes 5 us each time.
+_set_handler: Any = _signal.signal
+_get_handler: Any = _signal.getsignal
+
+
+class InterruptsDeferred:
+    """Keeps a first KeyboardInterrupt out of a ``with`` block, and raises it at the block's end.
+
+    A second one is raised at once: what runs in the block may be the user's code and hang. Only the
+    main thread gets them, and only where nobody has set a handler of his own for SIGINT.
+    """
+
+    __slots__ = ("_active", "_noted")
+
+    def __init__(self) -> None:
+        self._active = False
+        self._noted = False
+
+    def __enter__(self) -> None:
+        is_main = threading.get_ident() == threading.main_thread().ident
+        if is_main and _get_handler(signal.SIGINT) is signal.default_int_handler:
+            _set_handler(signal.SIGINT, self._note)
+            self._active = True
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if not self._active:
+            return
+        self._active = False
+        _set_handler(signal.SIGINT, signal.default_int_handler)
+        if self._noted and error is None:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._noted:
+            signal.default_int_handler(number, frame)
+        self._noted = True
