@@ -146,7 +146,10 @@ ENDS = {
     "a start of a frame": (in_one(SETUP[:-3]), "into a frame"),
     "a worker's frame": (in_one(encode_frame(RESULT, (1, 1), (b"",))), f"kind {RESULT} means"),
     "no descriptor": (in_one(PARTS), "no descriptor goes with"),
-    "a descriptor of something else": (one_by_one(PARTS, descriptors=1), "length is not the frame's"),
+    "a descriptor of something else": (
+        one_by_one(PARTS, descriptors=1),
+        "length is not the frame's",
+    ),
     "a descriptor too many": (one_by_one(PARTS[:16], descriptors=2), "came with no PARTS"),
     "a descriptor for nothing": (one_by_one(SETUP, SHUTDOWN[:5], descriptors=1), "came with no"),
     "descriptors in the middle": (
@@ -345,7 +348,10 @@ def broken_worker(monkeypatch):
                 "pieces": [piece.hex() for piece in pieces],
                 "leaves": leaves or ends_its_task,
                 "ends_its_task": ends_its_task,
-                **{"descriptors": 0, "hello": True, "begins": True, **rest},
+                "descriptors": 0,
+                "hello": True,
+                "begins": True,
+                **rest,
             }
         ] * workers
 

@@ -273,8 +273,8 @@ impl Mapping {
         assert!(offset + length <= self.len());
         let mut bytes = vec![0; length];
         let source = self.as_ptr().wrapping_add(offset);
-        // SAFETY: both ranges have `length` bytes; a concurrent write can only make the content
-        // unexpected, which readers check.
+        // SAFETY: both ranges have `length` bytes. The source is no Rust object of this process; what
+        // another one writes meanwhile can only make the content unexpected, which readers check.
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length) };
         bytes
     }
