@@ -81,7 +81,7 @@ valgrind: build ## the binding in valgrind; errors in our own code fail
 
 lint: build ## formatting, lints and types; warnings fail
 	cargo fmt --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features theus/loom -- -D warnings
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/pyright
