@@ -68,12 +68,12 @@ fuzz: ## hostile bytes, FUZZ_SECONDS=60 for each target
 
 asan: ## the core's tests with AddressSanitizer
 	THEUS_SANITIZED=1 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=address \
-		cargo test --package theus --lib --tests --target $(HOST) --target-dir $(TARGET)/asan
+		cargo test --no-fail-fast --package theus --lib --tests --target $(HOST) --target-dir $(TARGET)/asan
 
 # The standard library is built too: without it, its own synchronisation is not seen.
 tsan: ## the core's tests with ThreadSanitizer; needs rustup component add rust-src
 	THEUS_SANITIZED=1 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=thread \
-		cargo test --release --package theus --lib --tests -Zbuild-std \
+		cargo test --no-fail-fast --package theus --lib --tests -Zbuild-std \
 		--target $(HOST) --target-dir $(TARGET)/tsan
 
 valgrind: build ## the binding in valgrind; errors in our own code fail
