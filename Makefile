@@ -67,12 +67,12 @@ fuzz: ## hostile bytes, FUZZ_SECONDS=60 for each target
 	done
 
 asan: ## the core's tests with AddressSanitizer
-	THEUS_SANITIZED=1 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=address \
+	THEUS_SANITIZED=1 THEUS_BIT_STEP=29 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=address \
 		cargo test --no-fail-fast --package theus --lib --tests --target $(HOST) --target-dir $(TARGET)/asan
 
 # The standard library is built too: without it, its own synchronisation is not seen.
 tsan: ## the core's tests with ThreadSanitizer; needs rustup component add rust-src
-	THEUS_SANITIZED=1 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=thread \
+	THEUS_SANITIZED=1 THEUS_BIT_STEP=29 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=thread \
 		cargo test --no-fail-fast --package theus --lib --tests -Zbuild-std \
 		--target $(HOST) --target-dir $(TARGET)/tsan
 
