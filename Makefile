@@ -12,7 +12,7 @@ export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help kill-points demo build test test-rust test-python lint bench docs clean
+.PHONY: help kill-points demo build test test-rust test-python model fuzz asan tsan valgrind lint bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,7 +46,7 @@ demo: build ## the main job on real input, beside pickled arguments
 	cargo build --quiet --release --package theus --package theus-python --example aggregate
 	THEUS_AGGREGATE=$(TARGET)/release/examples/aggregate $(BIN)/python examples/demo.py
 
-test: test-rust test-python ## all tests
+test: test-rust model test-python ## all tests
 
 test-rust: $(VENV)/.created ## the tests of the core
 	@if cargo nextest --version >/dev/null 2>&1; then \
@@ -59,9 +59,40 @@ test-rust: $(VENV)/.created ## the tests of the core
 test-python: build $(KILLED)/.built ## the tests of the package, its examples included
 	$(BIN)/python -m pytest
 
+model: ## what processes do to shared words, in every order (loom)
+	cargo test --quiet --release --package theus --features loom --lib model
+
+# The rest of these take minutes and are run by hand, after changes of unsafe code, formats, locks.
+NIGHTLY := RUSTC_BOOTSTRAP=1
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_TARGETS := catalog descriptor frame table tensor
+FUZZ_SECONDS ?= 60
+
+fuzz: ## hostile bytes, FUZZ_SECONDS=60 for each target
+	@cargo fuzz --version >/dev/null 2>&1 || { echo "needs cargo-fuzz: cargo install cargo-fuzz"; exit 1; }
+	@for target in $(FUZZ_TARGETS); do \
+		mkdir -p $(TARGET)/fuzz/$$target; \
+		(cd rust/theus && $(NIGHTLY) cargo fuzz run $$target $(TARGET)/fuzz/$$target fuzz/corpus/$$target -- \
+			-max_total_time=$(FUZZ_SECONDS) -max_len=80000 -timeout=10 \
+			-rss_limit_mb=3000 -malloc_limit_mb=512 -print_final_stats=1) || exit 1; \
+	done
+
+asan: ## the core's tests with AddressSanitizer
+	THEUS_SANITIZED=1 THEUS_BIT_STEP=29 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=address \
+		cargo test --no-fail-fast --package theus --lib --tests --target $(HOST) --target-dir $(TARGET)/asan
+
+# The standard library is built too: without it, its own synchronisation is not seen.
+tsan: ## the core's tests with ThreadSanitizer; needs rustup component add rust-src
+	THEUS_SANITIZED=1 THEUS_BIT_STEP=29 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=thread \
+		cargo test --no-fail-fast --package theus --lib --tests -Zbuild-std \
+		--target $(HOST) --target-dir $(TARGET)/tsan
+
+valgrind: build ## the binding in valgrind; errors in our own code fail
+	$(BIN)/python tests/memory/under_valgrind.py
+
 lint: build ## formatting, lints and types; warnings fail
 	cargo fmt --check
-	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets --features theus/loom -- -D warnings
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/pyright

@@ -107,8 +107,9 @@ class ShmArray(np.ndarray[Any, Any]):
         Raises
         ------
         TypeError
-            If the array is not one-dimensional and contiguous, is not in a published segment, or
-            has a dtype that Arrow does not have as a fixed-width number.
+            If the array is not one-dimensional and contiguous, is not in a published segment or in
+            a mutable one, whose bytes go on changing as no Arrow data may, or has a dtype
+            that Arrow does not have as a fixed-width number.
 
         References
         ----------
@@ -119,10 +120,12 @@ class ShmArray(np.ndarray[Any, Any]):
         element = _ELEMENTS.get(self.dtype)
         handle = handle_of(self)
         segment = None if handle is None else attached.get(handle[0])
-        if self.ndim != 1 or not self.flags.c_contiguous or element is None or segment is None:
+        plain = self.ndim == 1 and self.flags.c_contiguous and element is not None
+        if not plain or element is None or segment is None or segment.mutable:
             msg = (
                 f"an Arrow array can be made without a copy only from a contiguous 1-D numeric "
-                f"array of a published entry, not from shape {self.shape}, dtype {self.dtype}: "
+                f"array of a published, immutable entry, not from shape {self.shape}, dtype "
+                f"{self.dtype}: "
                 "seal the entry first, or pass np.ascontiguousarray(arr)"
             )
             raise TypeError(msg)

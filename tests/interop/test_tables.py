@@ -10,9 +10,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from arrow_samples import ROWS, as_stored, samples
-from memory import peak_of
 
 import theus
+from memory import peak_of
 from theus import TheusEngine
 from theus.cli import main
 from theus.inspection import inspect

@@ -15,8 +15,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import scipy.sparse
-from memory import anonymous
 
+from memory import anonymous
 from theus import TheusEngine, wire
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "what-travels.md"

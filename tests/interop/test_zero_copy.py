@@ -14,9 +14,9 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
-from memory import peak_of
 
 import theus
+from memory import peak_of
 from theus import TheusEngine
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "interop.md"

@@ -227,13 +227,13 @@ def mutate(rng, frames):
 
 def test_no_mutated_frames_make_a_worker_hang_or_grow(tmp_path):
     rng = random.Random(12)
-    outcomes = run_workers(tmp_path, [mutate(rng, WORK) for _ in range(250)])
+    outcomes = run_workers(tmp_path, [mutate(rng, WORK) for _ in range(150)])
     assert not any(outcome["hung"] for outcome in outcomes)
     assert max(outcome["memory"] for outcome in outcomes) < 512 << 20
     for outcome in outcomes:
         ended = outcome["code"] == 1 and "theus: worker" in outcome["errors"]
         assert ended or outcome["code"] == 0, outcome
-    assert sum(outcome["code"] == 1 for outcome in outcomes) > 100
+    assert sum(outcome["code"] == 1 for outcome in outcomes) > 60
 
 
 # --- from a worker ---
@@ -349,7 +349,10 @@ def broken_worker(monkeypatch):
                 "pieces": [piece.hex() for piece in pieces],
                 "leaves": leaves or ends_its_task,
                 "ends_its_task": ends_its_task,
-                **{"descriptors": 0, "hello": True, "begins": True, **rest},
+                "descriptors": 0,
+                "hello": True,
+                "begins": True,
+                **rest,
             }
         ] * workers
 

@@ -123,8 +123,9 @@ impl Buffer {
         }
         let address = self.mapping.as_mut_ptr().wrapping_add(offset);
         let start = NonNull::new(address).ok_or_else(|| PyValueError::new_err("no mapping"))?;
-        // SAFETY: the range was checked to lie in the mapping, which the buffer keeps alive, and
-        // published segments do not change.
+        // SAFETY: the range was checked to lie in the mapping, which the buffer keeps alive. Its
+        // items are handed on and not looked at here: those of a mutable entry, and a draft's own
+        // pages after it was sealed, may still change.
         let buffer = unsafe {
             ArrowBuffer::from_custom_allocation(start, bytes, Arc::<Mapping>::clone(&self.mapping))
         };

@@ -46,8 +46,12 @@ impl<'py> FromPyObject<'_, 'py> for Arrays {
             let field = PyField::from_arrow_pycapsule(&schema)?.into_inner();
             let pointer = array.pointer_checked(Some(c"arrow_array"))?;
             // SAFETY: the capsule's name says what it points to, and the interface that the
-            // structure is moved out of it by whoever takes it.
+            // structure is moved out of it by whoever takes it, which leaves a released one behind.
             let array = unsafe { FFI_ArrowArray::from_raw(pointer.cast().as_ptr()) };
+            if array.is_released() {
+                let reason = "the array in its capsule was taken by somebody else before";
+                return Err(PyValueError::new_err(reason));
+            }
             let source = Source::Single(Some(array));
             return Ok(Self { field, source });
         }

@@ -222,13 +222,14 @@ impl Channel {
         fields: &[u64],
         attachments: &[Payload],
     ) -> PyResult<bool> {
+        // First the lock, as waiting for it lets other threads have the GIL, and the bytes.
+        let mut sender = lock(py, &self.sender);
+        let sender = open(&mut *sender)?;
         let slices: Vec<&[u8]> = attachments
             .iter()
             .map(|payload| payload.bytes(py))
             .collect();
         let mut keep = |index: usize, skip| attachments[index].keep(py, skip);
-        let mut sender = lock(py, &self.sender);
-        let sender = open(&mut *sender)?;
         Kind::from_number(kind)
             .and_then(|kind| sender.send(kind, fields, &slices, &mut keep))
             .map_err(|error| to_py(py, error))

@@ -37,7 +37,7 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Payload {
 }
 
 impl Payload {
-    /// The bytes. The token shows that the GIL is held: no Python code changes them meanwhile.
+    /// The bytes, to be used before the GIL is let go: no Python code changes them until then.
     pub(crate) fn bytes(&self, _py: Python<'_>) -> &[u8] {
         match self {
             Self::Bytes(bytes) => bytes,

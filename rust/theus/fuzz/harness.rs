@@ -16,12 +16,12 @@ use theus::layout::{table, tensor};
 use theus::{Error, SegmentName, SessionId, Transient};
 
 /// An Arrow IPC file: an error or valid batches.
-pub fn table(bytes: &[u8]) {
+pub(crate) fn table(bytes: &[u8]) {
     let _ = table::validate(&Buffer::from(bytes));
 }
 
 /// A tensor segment: an error or items that lie in it, each once.
-pub fn tensor(bytes: &[u8]) {
+pub(crate) fn tensor(bytes: &[u8]) {
     let length = bytes.len() as u64;
     let Ok(start) = tensor::body_offset(bytes, length) else {
         return;
@@ -47,7 +47,7 @@ pub fn tensor(bytes: &[u8]) {
 
 /// A stream of frames, in pieces and with descriptors as the first two bytes say: frames, then an
 /// error. After the error there is nothing else.
-pub fn frame(bytes: &[u8]) {
+pub(crate) fn frame(bytes: &[u8]) {
     let [piece, pattern, stream @ ..] = bytes else {
         return;
     };
@@ -115,7 +115,7 @@ fn send(socket: &UnixStream, piece: &[u8], descriptors: usize) {
 }
 
 /// A name, or the places in a transient segment: one spelling, places that lie inside.
-pub fn descriptor(bytes: &[u8]) {
+pub(crate) fn descriptor(bytes: &[u8]) {
     if let Ok(text) = std::str::from_utf8(bytes) {
         if let Ok(name) = text.parse::<SegmentName>() {
             assert_eq!(name.to_string(), text);
@@ -145,7 +145,7 @@ pub fn descriptor(bytes: &[u8]) {
 }
 
 /// What lies under a catalog's name: an error, or entries with keys that fit.
-pub fn catalog(bytes: &[u8]) {
+pub(crate) fn catalog(bytes: &[u8]) {
     static PLACE: OnceLock<SessionId> = OnceLock::new();
     let session = PLACE.get_or_init(|| SessionId::random().unwrap());
     let path = session.segment(0).path();

@@ -6,6 +6,7 @@
 //! The layout is defined in `schemas/catalog.json`.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use crate::backend::{Access, Backend, Draft};
@@ -198,12 +199,14 @@ fn clear_slot<W: Words>(words: &W, at: usize) {
 fn read_slot<W: Words>(words: &W, at: usize, patience: &mut u32) -> Option<SlotWords> {
     read_unchanged(words, at + SEQUENCE, patience, || {
         let mut slot = [0; SLOT_WORDS];
-        for word in VERSION..KEY {
-            slot[word] = words.load(at + word);
-        }
-        for word in 0..key_bytes(&slot).div_ceil(WORD_BYTES) {
-            slot[KEY + word] = words.load(at + KEY + word);
-        }
+        let take = |slot: &mut SlotWords, range: Range<usize>| {
+            for (place, word) in slot[range.clone()].iter_mut().zip(range) {
+                *place = words.load(at + word);
+            }
+        };
+        take(&mut slot, VERSION..KEY);
+        let key_words = key_bytes(&slot).div_ceil(WORD_BYTES);
+        take(&mut slot, KEY..KEY + key_words);
         slot
     })
 }

@@ -254,11 +254,11 @@ impl Mapping {
             word < self.len() / size_of::<u64>(),
             "word {word} is inside"
         );
-        let place = self.as_ptr().cast::<AtomicU64>().wrapping_add(word);
+        let place = self.as_ptr().wrapping_add(word * size_of::<u64>());
         // SAFETY: inside the range, which begins on a page and outlives the reference; while it is
         // shared this word is looked at only through atomics. Of a range that is mapped read-only
         // only relaxed loads are made, which std allows for memory that cannot be written.
-        unsafe { &*place }
+        unsafe { &*place.cast() }
     }
 
     /// Writes `bytes` at `offset`.
@@ -280,8 +280,8 @@ impl Mapping {
         assert!(offset + length <= self.len());
         let mut bytes = vec![0; length];
         let source = self.as_ptr().wrapping_add(offset);
-        // SAFETY: both ranges have `length` bytes; a concurrent write can only make the content
-        // unexpected, which readers check.
+        // SAFETY: both ranges have `length` bytes. The source is no Rust object of this process; what
+        // another one writes meanwhile can only make the content unexpected, which readers check.
         unsafe { std::ptr::copy_nonoverlapping(source, bytes.as_mut_ptr(), length) };
         bytes
     }

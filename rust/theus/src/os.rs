@@ -287,8 +287,9 @@ pub(crate) fn at_fork(handlers: &'static [AtFork]) {
 /// Counts forks from now on.
 pub(crate) fn watch_forks() {
     REGISTER.call_once(|| {
-        // SAFETY: the handlers live as long as the program and touch only atomics, which is all a
-        // child of a threaded process may do.
+        // SAFETY: the handlers live as long as the program. In the child they touch atomics and let
+        // go of locks that this thread took before the fork, which is all that a child of a
+        // threaded process may do.
         unsafe {
             libc::pthread_atfork(
                 Some(before_fork),

@@ -77,8 +77,8 @@ impl<T: Element> Tensor<T> {
     #[must_use]
     pub fn items(&self) -> &[T] {
         let start = self.mapping.as_ptr().wrapping_add(self.start);
-        // SAFETY: the header was checked against the mapping, which is kept and read-only: published
-        // bytes do not change. The body begins on a page, and any bytes are items.
+        // SAFETY: the header was checked: the items lie side by side inside the mapping, which is kept.
+        // Published bytes do not change. The body begins on a page, and any bytes are items.
         unsafe { std::slice::from_raw_parts(start.cast(), count(&self.spec)) }
     }
 }

@@ -8,8 +8,12 @@ use std::time::{Duration, Instant};
 use theus::dispatch::{Channel, Kind, Wait};
 use theus::error::Error;
 
-/// Many times what the slowest of these tests takes.
-const LIMIT: Duration = Duration::from_secs(45);
+/// Many times what the slowest of these tests takes; a sanitizer makes that ten times as much.
+fn limit() -> Duration {
+    let sanitized = std::env::var_os("THEUS_SANITIZED").is_some();
+    Duration::from_secs(if sanitized { 450 } else { 45 })
+}
+
 const SPIN: Duration = Duration::from_micros(50);
 
 /// Runs `test` in a thread of its own and fails if it is not done in time.
@@ -19,7 +23,7 @@ fn within_limit(test: impl FnOnce() + Send + 'static) {
         test();
         let _ = done.send(());
     });
-    let waited = wait.recv_timeout(LIMIT);
+    let waited = wait.recv_timeout(limit());
     assert_ne!(waited, Err(mpsc::RecvTimeoutError::Timeout), "not done");
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);

@@ -93,7 +93,12 @@ fn write_the_seeds() {
     let state = encode(
         Kind::State,
         &[1],
-        &[b"[]", b"[\"a\"]", &[7; 40_000], &[8; 30_000]],
+        &[
+            b"[]",
+            b"[\"a\"]",
+            &[7; 9_000].repeat(4),
+            &[8; 10_000].repeat(3),
+        ],
     );
     write("frame", "large", &with(0, 0, &state.unwrap()));
 

@@ -421,6 +421,24 @@ mod tests {
     }
 
     #[test]
+    fn items_that_share_bytes_or_have_gaps_are_refused() {
+        let dense = TensorSpec::dense("m", ElementType::F32, &[2, 1, 3], Order::C).unwrap();
+        let read = |strides: [u64; 3], body: u64| {
+            let mut spec = dense.clone();
+            spec.strides = strides.to_vec();
+            let header = spec.header();
+            read_header(&header, header.len() as u64 + body)
+        };
+        assert_eq!(read([12, 12, 4], 24).as_ref(), Ok(&dense));
+        // A dimension of one item may have any stride.
+        assert!(read([12, 400, 4], 24).is_ok() && read([4, 0, 8], 24).is_ok());
+        for strides in [[0, 0, 0], [12, 12, 0], [4, 4, 4], [16, 16, 4], [12, 12, 2]] {
+            let reason = read(strides, 24).unwrap_err();
+            assert!(reason.contains("side by side"), "{strides:?}: {reason}");
+        }
+    }
+
+    #[test]
     fn a_flipped_bit_never_panics() {
         let spec = TensorSpec::dense("m", ElementType::I64, &[7, 2, 3], Order::C).unwrap();
         let header = spec.header();

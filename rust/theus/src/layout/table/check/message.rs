@@ -44,10 +44,11 @@ pub(in super::super) fn check_batch(
     }
     let rows = unsigned(batch.length(), "its number of rows")?;
     let variadic = batch.variadicBufferCounts();
+    let variadic = variadic.map_or_else(Vec::new, |counts| counts.iter().collect());
     let mut walk = Walk {
         nodes: batch.nodes().ok_or("it has no nodes")?,
         buffers: batch.buffers().ok_or("it has no buffers")?,
-        variadic: variadic.into_iter().flatten().collect(),
+        variadic,
         body,
         node: 0,
         buffer: 0,
