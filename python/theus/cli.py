@@ -34,12 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
     try:
         answer, text, status = chosen.run(chosen)
+        _show(json.dumps(answer) if chosen.json else text)
     except (TheusError, OSError) as error:
         print(f"theus: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1
     except KeyboardInterrupt:
         return 130
-    _show(json.dumps(answer) if chosen.json else text)
     return int(status)
 
 
@@ -49,9 +49,11 @@ def _show(text: str) -> None:
         print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201 - the same
     except UnicodeEncodeError:
         print(text.encode("ascii", "backslashreplace").decode(), flush=True)  # noqa: T201 - the same
-    except BrokenPipeError:
+    except OSError as error:
         # The interpreter flushes once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +99,7 @@ def _ls(_: argparse.Namespace) -> _Answer:
     if not found["sessions"]:
         lines.append("no sessions")
     elif not found["all_processes_seen"]:
-        lines.append("readers: of this user's processes; others' cannot be looked at")
+        lines.append("not every process could be asked: there may be more readers")
     return found, "\n".join(lines), 0
 
 

@@ -18,7 +18,7 @@ def only(found):
     return one
 
 
-def test_usage_is_2_and_a_closed_pipe_is_silent(engine):
+def test_usage_is_2_and_a_closed_pipe_is_silent_and_a_full_disk_is_not(engine):
     with pytest.raises(SystemExit) as ended:
         cli.main(["list"])
     assert ended.value.code == 2
@@ -32,6 +32,13 @@ def test_usage_is_2_and_a_closed_pipe_is_silent(engine):
     assert lines[0].startswith(engine._session.id)
     assert lines[1:] == ["0"]
     assert done.stderr == ""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "theus", "ls"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"theus: ")
+    assert done.stderr.count(b"\n") == 1
 
 
 def test_listing_says_what_there_is_and_who_reads_it(engine, capsys):

@@ -98,13 +98,13 @@ pub(crate) fn open_read_only(path: &Path) -> Result<OwnedFd> {
     }
 }
 
-/// Refuses what lies at `path` if it is no file of this user's: another user could change it, or cut
-/// it short, while it is read.
+/// Refuses what lies at `path` if it is no file of this user's, or of root's: another user could
+/// change it, or cut it short, while it is read.
 pub(crate) fn check_own(path: &Path, status: &Status) -> Result<()> {
     if !status.regular {
         return Err(corrupt(path, "it is not a regular file"));
     }
-    if !status.own {
+    if !status.own && status.user != 0 {
         return Err(Error::ForeignSegment {
             path: path.to_owned(),
             user: status.user,
