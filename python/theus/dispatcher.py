@@ -146,10 +146,10 @@ class Dispatcher:
                 self._pending.append(task)
                 deliveries = self._assign()
             self._deliver(deliveries)
-        if not attended:
-            self._driver.want_helper()
-            if task.deadline is not None:
-                self._driver.poke()
+            if not attended:
+                self._driver.want_helper()
+                if task.deadline is not None:
+                    self._driver.poke()
 
     def spin(self, task: Task) -> None:
         """Poll for the outcome of a task measured to be short, for less than a wake-up takes.
@@ -180,12 +180,13 @@ class Dispatcher:
 
     def cancel(self, task: Task) -> None:
         """Stop `task` wherever it is; its outcome is the caller's to set."""
-        with InterruptsDeferred(), self._lock:
-            if not task.done:
-                self._withdraw(task)
-                self._forget(task)
-        self._driver.want_helper()
-        self._driver.poke()
+        with InterruptsDeferred():
+            with self._lock:
+                if not task.done:
+                    self._withdraw(task)
+                    self._forget(task)
+            self._driver.want_helper()
+            self._driver.poke()
 
     def time_out(self, task: Task) -> None:
         """Stop `task` and fail it with TimeoutError, unless it is done."""
@@ -193,8 +194,8 @@ class Dispatcher:
             with self._lock:
                 late = self._late(task)
             self._deliver(late)
-        self._driver.want_helper()
-        self._driver.poke()
+            self._driver.want_helper()
+            self._driver.poke()
 
     def release(self, number: int) -> None:
         """Note that segment `number` is gone; called by the garbage collector at any moment."""
@@ -384,6 +385,7 @@ class Dispatcher:
                 break
             if worker is None:
                 break
+            self._expect(worker)
             task = self._pending.popleft()
             if task.done or not task.outcome.start():
                 self._forget(task)
@@ -399,6 +401,15 @@ class Dispatcher:
             else:
                 self._pool.watch_writes(worker)
         return refused
+
+    def _expect(self, worker: WorkerProcess) -> None:
+        """Have the event loops look whether a new worker is ready in time: no frame may tell."""
+        if worker.deadline is None or worker.queue:
+            return
+        delay = max(0.0, worker.deadline - time.monotonic())
+        for loop in list(self._loops):
+            with contextlib.suppress(RuntimeError):  # it is closed
+                loop.call_soon_threadsafe(loop.call_later, delay, self.pump, 0.0)
 
     def _bury(self, worker: WorkerProcess, broken: Exception | None = None) -> list[Delivery]:
         """Fail the task a dead or broken worker ran, send the others again, forget the worker."""

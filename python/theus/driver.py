@@ -9,10 +9,15 @@ import time
 from typing import TYPE_CHECKING
 from weakref import finalize
 
+from theus.interrupts import InterruptsDeferred
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Driver"]
+
+Lock = threading.Lock
+"""Where it is a *bell*, it is held but for the moment between a ring and the waiter's taking it."""
 
 _LINGER_S = 1e-3
 _PATIENCE_S = 50e-3
@@ -55,32 +60,47 @@ class Driver:
 
     def _make_locks(self) -> None:
         self._lock = threading.Lock()
-        self._news = threading.Condition(self._lock)
         self._help_wanted = threading.Condition(self._lock)
         self._help_sleeps = False
         self._leader: int | None = None
-        self._waiters: set[object] = set()
+        self._waiters: set[Lock] = set()
+        self._helper_bell = _make_bell()
         self._helper: threading.Thread | None = None
 
     def drive(self, done: Callable[[], bool], timeout: float | None) -> None:
-        """Move things forward from this thread until `done()` or `timeout` seconds have passed."""
+        """Move things forward from this thread until `done()` or `timeout` seconds have passed.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            At once, and when nothing is half done.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
-        waiter = object()  # what an interrupt at any moment leaves to be taken out again
+        bell = _make_bell()
+
+        def break_off() -> None:
+            os.eventfd_write(self.wake, 1)
+            _ring(bell)
+
+        with InterruptsDeferred(break_off) as interrupts:
+            self._drive(lambda: interrupts.noted or done(), deadline, bell)
+
+    def _drive(self, done: Callable[[], bool], deadline: float | None, bell: Lock) -> None:
         try:
-            with self._news:
-                self._waiters.add(waiter)
+            with self._lock:
+                self._waiters.add(bell)
                 self.poke()
-            while not done() and self._lead(done, deadline):
+            while not done() and self._lead(done, deadline, bell):
                 pass
         finally:
-            with self._news:
-                self._waiters.discard(waiter)
-                self._news.notify_all()
+            with self._lock:
+                self._waiters.discard(bell)
+                self._ring_all()
 
     def tell(self) -> None:
         """Let everybody who waits look whether it is done."""
-        with self._news:
-            self._news.notify_all()
+        with self._lock:
+            self._ring_all()
 
     def poke(self) -> None:
         """Wake the thread that leads, to look again at what it should do."""
@@ -114,7 +134,7 @@ class Driver:
         """End the helper, and everybody's waiting."""
         self._closed = True
         with self._lock:
-            self._news.notify_all()
+            self._ring_all()
             self._help_wanted.notify_all()
         self.poke()
 
@@ -123,28 +143,32 @@ class Driver:
         self._closed = True
         self._make_locks()
 
-    def _lead(self, done: Callable[[], bool], deadline: float | None) -> bool:
+    def _ring_all(self) -> None:
+        for bell in (*self._waiters, self._helper_bell):
+            _ring(bell)
+
+    def _lead(self, done: Callable[[], bool], deadline: float | None, bell: Lock) -> bool:
         """Lead until `done`, or wait for the leading thread's news; False when out of time."""
         own = threading.get_ident()
         if self._leader == own:  # a callback of what this thread has just delivered
             return self._step_until(done, deadline)
-        try:
-            with self._news:
-                if self._leader is not None:
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        return False
-                    if not done():
-                        self._news.wait(left)
-                    return True
+        with self._lock:
+            leads = self._leader is None
+            if leads:
                 self._leader = own
+        if not leads:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            bell.acquire(timeout=-1 if left is None else left)
+            return True
+        try:
             return self._step_until(done, deadline)
         finally:
-            if self._leader == own:
-                with self._news:
-                    self._leader = None
-                    self._drain_wake()
-                    self._news.notify_all()
+            with self._lock:
+                self._leader = None
+                self._drain_wake()
+                self._ring_all()
 
     def _step_until(self, done: Callable[[], bool], deadline: float | None) -> bool:
         while not done():
@@ -185,4 +209,15 @@ class Driver:
                 patience = min(2 * patience, _PATIENCE_S)
             else:
                 patience = _LINGER_S
-                self._lead(idle, None)
+                self._lead(idle, None, self._helper_bell)
+
+
+def _make_bell() -> Lock:
+    bell = threading.Lock()
+    bell.acquire()
+    return bell
+
+
+def _ring(bell: Lock) -> None:
+    with contextlib.suppress(RuntimeError):  # it has been rung, and not been heard yet
+        bell.release()

@@ -8,7 +8,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType, TracebackType
+    from typing import Self
 
 __all__ = ["InterruptsDeferred"]
 
@@ -22,19 +24,32 @@ class InterruptsDeferred:
 
     A second one is raised at once: what runs in the block may be the user's code and hang. Only the
     main thread gets them, and only where nobody has set a handler of his own for SIGINT.
+
+
+    Parameters
+    ----------
+    wake : callable, optional
+        Called when one is noted, at any moment: it ends the waiting in the block, if there is any.
+
+    Attributes
+    ----------
+    noted : bool
+        Whether one waits for the end of the block, which should come soon then.
     """
 
-    __slots__ = ("_active", "_noted")
+    __slots__ = ("_active", "_wake", "noted")
 
-    def __init__(self) -> None:
+    def __init__(self, wake: Callable[[], object] | None = None) -> None:
         self._active = False
-        self._noted = False
+        self._wake = wake
+        self.noted = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         is_main = threading.get_ident() == threading.main_thread().ident
         if is_main and _get_handler(signal.SIGINT) is signal.default_int_handler:
             _set_handler(signal.SIGINT, self._note)
             self._active = True
+        return self
 
     def __exit__(
         self,
@@ -46,10 +61,12 @@ class InterruptsDeferred:
             return
         self._active = False
         _set_handler(signal.SIGINT, signal.default_int_handler)
-        if self._noted and error is None:
+        if self.noted and error is None:
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._noted:
+        if self.noted:
             signal.default_int_handler(number, frame)
-        self._noted = True
+        self.noted = True
+        if self._wake is not None:
+            self._wake()
