@@ -24,9 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import heapq
 import select
-import signal
 import threading
 import time
 from collections import deque
@@ -47,6 +45,7 @@ from theus.errors import (
 )
 from theus.interrupts import InterruptsDeferred
 from theus.pool import WorkerPool
+from theus.stopping import GRACE_S, Stopping
 from theus.tasks import Task
 
 if TYPE_CHECKING:
@@ -62,7 +61,6 @@ __all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_PLAIN", "Dispatcher"]
 CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
 _CAUSE_STALE = 2
 
-_GRACE_S = 0.1
 _MAX_FAILED_STARTS = 3
 _SPIN_S = 60e-6
 
@@ -105,9 +103,6 @@ class Dispatcher:
         self._adopt = adopt
         self._lock = threading.RLock()
         self._pending: deque[Task] = deque()
-        self._stops: list[tuple[float, int, int]] = []
-        self._deadlines: list[tuple[float, int]] = []
-        self._timed: dict[int, Task] = {}
         self._released: deque[int] = deque()
         self._unattended: set[int] = set()
         self._numbers = 0
@@ -115,8 +110,9 @@ class Dispatcher:
         self._closed = False
         self._epoll = select.epoll()
         self._pool = WorkerPool(session, workers, threads, self._epoll, worker_limits=worker_limits)
+        self._stopping = Stopping(self._pool)
         self._driver = Driver(
-            self.pump, self._next_timeout, lambda: bool(self._unattended or self._stops)
+            self.pump, self._next_timeout, lambda: bool(self._unattended or self._stopping)
         )
         self._epoll.register(self._driver.wake, select.EPOLLIN)
         self._loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
@@ -140,9 +136,7 @@ class Dispatcher:
                 task.number = self._numbers
                 if not attended:
                     self._unattended.add(task.number)
-                    if task.deadline is not None:
-                        heapq.heappush(self._deadlines, (task.deadline, task.number))
-                        self._timed[task.number] = task
+                    self._stopping.watch(task)
                 self._pending.append(task)
                 deliveries = self._assign()
             self._deliver(deliveries)
@@ -316,7 +310,7 @@ class Dispatcher:
         task = worker.take_ended()
         if worker.queue and worker.queue[0].done:
             # Withdrawn while it waited behind this one: the worker may have begun it.
-            self._interrupt(worker, worker.queue[0])
+            self._stopping.interrupt(worker, worker.queue[0])
         self._pool.note_finished(worker, task, fields[1] / 1e9)
         if refused is not None:
             return [(task, False, refused)]
@@ -367,7 +361,7 @@ class Dispatcher:
     def _forget(self, task: Task) -> None:
         task.done = True
         self._unattended.discard(task.number)
-        self._timed.pop(task.number, None)
+        self._stopping.forget(task)
 
     # --- workers ---
 
@@ -423,7 +417,7 @@ class Dispatcher:
                 broken = error
         if broken is not None:
             worker.process.kill()
-        status = worker.reap(_GRACE_S)  # one that has closed its socket may live on
+        status = worker.reap(GRACE_S)  # one that has closed its socket may live on
         failed, again = deaths.settle(worker, status, broken)
         deliveries += [(task, False, error) for task, error in failed]
         self._pending.extendleft(reversed(again))
@@ -459,39 +453,19 @@ class Dispatcher:
             self._pending.remove(task)
         for worker in self._pool:
             if worker.queue and worker.queue[0] is task:
-                self._interrupt(worker, task)
-
-    def _interrupt(self, worker: WorkerProcess, task: Task) -> None:
-        """Ask the worker to end `task`: it looks at the page before a task and at a SIGINT."""
-        worker.control.cancel = task.number
-        if worker.control.running == task.number:
-            signal.pidfd_send_signal(worker.pidfd, signal.SIGINT)
-        deadline = time.monotonic() + _GRACE_S
-        heapq.heappush(self._stops, (deadline, worker.pidfd, task.number))
+                self._stopping.interrupt(worker, task)
 
     def _expire(self) -> list[Delivery]:
         """Time out what is late, and kill the workers that did not stop in time."""
-        now = time.monotonic()
         late: list[Delivery] = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            task = self._timed.pop(heapq.heappop(self._deadlines)[1], None)
-            late += [] if task is None else self._late(task)
-        while self._stops and self._stops[0][0] <= now:
-            _, descriptor, number = heapq.heappop(self._stops)
-            worker = self._pool.get(descriptor)
-            if worker is None or not worker.queue or worker.queue[0].number != number:
-                continue
-            if worker.ready:
-                signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
-        if self._pool.hurried:
-            self._pool.hurry(now)
+        for task in self._stopping.take_late():
+            late += self._late(task)
+        self._stopping.enforce()
         return late
 
     def _next_timeout(self) -> float | None:
         with self._lock:
-            moments = [heap[0][0] for heap in (self._deadlines, self._stops) if heap]
-            moments += [w.deadline for w in self._pool.hurried if w.deadline is not None]
-        return max(0.0, min(moments) - time.monotonic()) if moments else None
+            return self._stopping.next_timeout()
 
     def _send_releases(self) -> None:
         numbers: list[int] = []
@@ -519,7 +493,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _end(workers: list[WorkerProcess]) -> None:
     """Wait shortly for workers that were asked to end, kill those that do not, and reap them."""
-    deadline = time.monotonic() + _GRACE_S * 5
+    deadline = time.monotonic() + GRACE_S * 5
     for worker in workers:
         busy = bool(worker.queue) or not worker.ready
         worker.reap(0 if busy else max(0.0, deadline - time.monotonic()))
