@@ -76,7 +76,9 @@ fn a_busy_worker_is_gone_within_a_second_of_its_owner() {
         "{said}"
     );
     assert_eq!(status.code(), Some(1));
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    // A sanitizer lets the process end when it has looked at its memory.
+    let sanitized = std::env::var_os("THEUS_SANITIZED").is_some();
+    assert!(sanitized || took < Duration::from_secs(1), "{took:?}");
     assert!(
         took > Duration::from_millis(50),
         "three attempts found the lock held: {took:?}"
