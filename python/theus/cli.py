@@ -65,15 +65,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("segment", help="a path, theus-<session>-<n>, or <session>/<entry>")
     command.set_defaults(run=_inspect)
     command = commands.add_parser("sweep", help="remove what dead sessions of this user left")
+    _take_spill_dirs(command, "remove what was left in DIR, too")
     command.set_defaults(run=_sweep)
     command = commands.add_parser("doctor", help="say what on this machine is in the way")
-    command.add_argument(
-        "--spill-dir", type=Path, action="append", default=[], metavar="DIR", help="try DIR, too"
-    )
+    _take_spill_dirs(command, "try DIR, too")
     command.set_defaults(run=_doctor)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="as JSON")
     return parser
+
+
+def _take_spill_dirs(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument(
+        "--spill-dir", type=Path, action="append", default=[], metavar="DIR", help=text
+    )
 
 
 _Answer = tuple[Any, str, int]
@@ -142,15 +147,15 @@ def _inspect(chosen: argparse.Namespace) -> _Answer:
     return found, "\n".join(lines), 0
 
 
-def _sweep(_: argparse.Namespace) -> _Answer:
-    removed = sweep()
+def _sweep(chosen: argparse.Namespace) -> _Answer:
+    removed = [name for place in (None, *chosen.spill_dir) for name in sweep(place)]
     alive = {info.id: info.alive for info in sessions() if info.user == os.geteuid()}
     kept: list[dict[str, str]] = [
         {"what": session, "why": "alive", "message": "a session that lives"}
         for session, lives in alive.items()
         if lives
     ]
-    for item in survey([SHARED_MEMORY, Path(tempfile.gettempdir())]):
+    for item in survey([SHARED_MEMORY, Path(tempfile.gettempdir()), *chosen.spill_dir]):
         if item.why is not None:
             kept.append({"what": str(item.path), "why": item.why, "message": item.message})
         elif not alive.get(item.session or "", False):

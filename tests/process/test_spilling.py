@@ -1,5 +1,6 @@
 """What does not fit in memory lies in files, behaves like the rest, and goes like the rest."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 import theus
+from theus.cli import main
 
 LIMIT = 4 << 20
 LARGE = 8 << 20
@@ -134,16 +136,34 @@ def test_a_killed_owners_files_are_removed_by_its_workers(disk, tmp_path):
         assert not list(disk.iterdir())
 
 
-def test_files_that_outlived_the_machine_go_at_the_next_start(disk):
+def leave_from_another_boot(disk):
     session = "a" * 12
     (disk / f"theus-{session}.lock").write_text("another boot")
     (disk / f"theus-{session}-1").write_bytes(b"old")
     (disk / "theus-notes.txt").write_text("mine")
+    return session
+
+
+def test_files_that_outlived_the_machine_go_at_the_next_start(disk):
+    session = leave_from_another_boot(disk)
     with theus.TheusEngine(spill_dir=disk):
         left = {path.name for path in disk.iterdir()} - {"theus-notes.txt"}
         assert len(left) == 1
         assert session not in left.pop()
     assert [path.name for path in disk.iterdir()] == ["theus-notes.txt"]
+    (disk / "theus-notes.txt").unlink()
+
+
+def test_files_that_outlived_the_machine_go_by_the_command_line(engine, disk, capsys):
+    engine.heavy.put("x", np.ones(LARGE, np.uint8))
+    session = leave_from_another_boot(disk)
+    assert main(["sweep", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"] == []
+    assert main(["sweep", "--json", "--spill-dir", str(disk)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["removed"] == [f"theus-{session}-1", f"theus-{session}.lock"]
+    assert {item["why"] for item in found["kept"]} == {"name", "alive"}
+    assert int(engine.heavy["x"].sum()) == LARGE
     (disk / "theus-notes.txt").unlink()
 
 
