@@ -24,7 +24,7 @@ class Row:
     """What killing at one step came to."""
 
     runs: int = 0
-    swept_by_survivors: int = 0
+    put_right_by_survivors: int = 0
     left_to_next_start: int = 0
     leaks: int = 0
     wrong: int = 0
@@ -42,12 +42,12 @@ def report():
 
 def write_report():
     head = (
-        "| step | who is killed | backend | runs | swept by survivors | left to the next start "
+        "| step | who is killed | backend | runs | put right by survivors | left to the next start "
         "| leaks | wrong bytes |\n|---|---|---|---|---|---|---|---|\n"
     )
     rows = [
         f"| `{point}` | {role.replace('_', ' ')} | {backend} | {row.runs} | "
-        f"{row.swept_by_survivors} | {row.left_to_next_start} | {row.leaks} | {row.wrong} |\n"
+        f"{row.put_right_by_survivors} | {row.left_to_next_start} | {row.leaks} | {row.wrong} |\n"
         for (point, role, backend), row in sorted(ROWS.items())
     ]
     before, rest = REPORT.read_text().split(BEGIN)
@@ -139,17 +139,18 @@ def kill(case, hit):
     done = machine.run(VICTIMS, argument, backend=case.backend)
     if case.role in ("worker", "starting_worker"):
         assert done.returncode == 0, (what, done.stderr)
-        row.runs += json.loads(done.stdout)["died"]
+        died = json.loads(done.stdout)["died"]
     else:
         # How often a step is passed varies a little from run to run: the last may not come.
         assert done.returncode in (-signal.SIGKILL, 0), (what, done.stderr)
-        row.runs += done.returncode != 0
+        died = done.returncode != 0
+    row.runs += died
     left = machine.wait_for_survivors()
     if left:
         row.left_to_next_start += 1
         machine.start_once()
-    elif done.returncode:
-        row.swept_by_survivors += 1
+    elif died:
+        row.put_right_by_survivors += 1
     left, alive = machine.names(), machine.processes()
     row.leaks += len(left) + len(alive)
     assert not left, (what, left)
