@@ -12,7 +12,7 @@ import pyarrow as pa
 
 import theus
 from theus import _theus, wire
-from theus._theus import Budget, Channel, Control, Session
+from theus._theus import Channel, Control, Session, Zone
 from theus._worker import Worker
 
 ITEMS = 50_000
@@ -85,7 +85,7 @@ def work():
     session = Session.create(heavy_limit=64 << 20)
     channel, theirs = Channel.pair()
     _, control = Control.create()
-    budget = Budget.from_fd(session.budget_fd(), 1, session.id)
+    budget = Zone.from_fd(session.budget_fd(), 1, session.id)
     outcomes = []
     owner = threading.Thread(target=own, args=(session, channel, outcomes))
     owner.start()
