@@ -12,7 +12,7 @@ export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help kill-points demo build test test-rust test-python model fuzz asan tsan valgrind lint bench docs clean
+.PHONY: help kill-points demo build test test-rust test-python model fuzz fuzz-worker asan tsan valgrind lint bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,11 @@ fuzz: ## hostile bytes, FUZZ_SECONDS=60 for each target
 			-max_total_time=$(FUZZ_SECONDS) -max_len=80000 -timeout=10 \
 			-rss_limit_mb=3000 -malloc_limit_mb=512 -print_final_stats=1) || exit 1; \
 	done
+
+fuzz-worker: build ## hostile frames for the loop of a Python worker, FUZZ_SECONDS=60 (atheris)
+	$(BIN)/python -m pip install --quiet 'atheris>=3'
+	mkdir -p $(TARGET)/fuzz/worker
+	$(BIN)/python tests/fuzz/worker_loop.py $(TARGET)/fuzz/worker -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1
 
 asan: ## the core's tests with AddressSanitizer
 	THEUS_SANITIZED=1 THEUS_BIT_STEP=29 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=address \

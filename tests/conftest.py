@@ -12,6 +12,9 @@ import pytest
 
 import theus
 
+# Run by make fuzz-worker: it needs what the tests do not.
+collect_ignore = ["fuzz"]
+
 SHARED_MEMORY = "/dev/shm/theus-*"
 GRACE_S = 3.0
 
