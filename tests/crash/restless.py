@@ -86,8 +86,8 @@ class Restless:
         for future in self._pending:
             try:
                 found = future.result(30)
-            except (theus.WorkerDiedError, theus.HeavyZoneFullError):
-                continue
+            except (theus.WorkerDiedError, theus.WorkerStartError, theus.HeavyZoneFullError):
+                continue  # a worker may be killed while it starts, too, and the next, and the next
             if found.min() != found.max():
                 os._exit(WRONG_BYTES)
         self._pending.clear()

@@ -161,7 +161,7 @@ def test_every_step_is_passed_by_somebody(spill):
     machine = Machine(spill)
     passed = set()
     for backend, disk in [("linux", spill), ("portable", None)]:
-        for role in ("owner", "worker", "sweeper"):
+        for role in ("owner", "worker", "starting_worker", "sweeper"):
             passed |= set(steps_of(role, machine, backend, disk))
     source = (ROOT / "rust/theus/src/kill_point.rs").read_text()
     known = {line.split('"')[1] for line in source.splitlines() if line.endswith('",')}

@@ -36,7 +36,6 @@ class Owner:
             text=True,
             env=environment,
         )
-        self.ends_at = time.monotonic()
 
     def workers(self):
         try:
@@ -47,15 +46,16 @@ class Owner:
     def kill(self, *, how):
         self._process.send_signal(how)
 
-    def has_ended(self):
-        return self._process.poll() is not None
+    def bury(self):
+        """Kill it, and return what it wrote to its standard error."""
+        self._process.kill()
+        _, errors = self._process.communicate(timeout=30)
+        return errors
 
     def end(self):
-        self._process.kill()
-        output, errors = self._process.communicate(timeout=30)
+        errors = self.bury()
         assert self._process.returncode != WRONG_BYTES, "a result had other bytes"
         assert self._process.returncode < 0, errors
-        return output
 
 
 def descriptors():
@@ -122,5 +122,5 @@ def test_a_while_of_deaths_leaves_nothing_and_shows_nobody_wrong_bytes(tmp_path)
         print(f"\n{SECONDS:.0f} s: {counts}, wrong 0, left 0")
     finally:
         for owner in owners:
-            owner.kill(how=signal.SIGKILL)
+            owner.bury()
         bystander.close()
