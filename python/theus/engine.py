@@ -21,6 +21,7 @@ from theus.dispatcher import CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, Dispatcher
 from theus.errors import SessionClosedError
 from theus.functions import References
 from theus.heavy import HeavyZone
+from theus.interrupts import InterruptsDeferred
 from theus.pool import WorkerLimits
 from theus.results import EngineExecutor, MapResults
 from theus.state import State, StateStore
@@ -507,10 +508,13 @@ def _close(
 ) -> None:
     if fork_generation() != generation:
         return
-    dispatcher.close()
-    clear()
-    store.clear()
-    session.close()
+    with InterruptsDeferred():
+        try:
+            dispatcher.close()
+        finally:
+            clear()
+            store.clear()
+            session.close()
 
 
 def _abandon_engines() -> None:

@@ -124,6 +124,20 @@ def test_no_interrupt_loses_what_others_wait_for(python):
     assert done.stdout.split() == ["works"]
 
 
+def test_ctrl_c_while_it_closes_waits_until_nothing_is_left(python):
+    done = python(
+        HEAD + "(pid, *_) = engine.worker_pids\n"
+        "os.kill(pid, signal.SIGSTOP)  # so that closing takes a while\n"
+        "interrupt_after(0.1)\n"
+        "session = engine.heavy.stats()['session']\n"
+        "try:\n    engine.close()\n    time.sleep(5)\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+        "assert not any(session in name for name in os.listdir('/dev/shm'))\n"
+        "assert not os.path.exists(f'/proc/{pid}')\n"
+    )
+    assert done.stdout.split() == ["interrupted"]
+
+
 def test_a_fork_while_tasks_run_is_the_parents_alone(python):
     done = python(
         HEAD + "futures = [engine.submit(nap, seconds=0.5) for _ in range(4)]\n"
