@@ -101,6 +101,7 @@ class Driver:
         """Let everybody who waits look whether it is done."""
         with self._lock:
             self._ring_all()
+        self.poke()  # an event loop may have taken the very frame that the leader polls for
 
     def poke(self) -> None:
         """Wake the thread that leads, to look again at what it should do."""
