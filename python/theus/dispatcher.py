@@ -341,22 +341,33 @@ class Dispatcher:
                 worker.refused = error
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
+        raised: BaseException | None = None
         for task, success, value in deliveries:
             if not task.done:
-                self._finish(task, success=success, value=value)
+                try:
+                    self._finish(task, success=success, value=value)
+                except BaseException as error:  # noqa: BLE001 - others wait for what comes after
+                    raised = raised or error
         if deliveries:
             self._driver.tell()
+        if raised is not None:
+            raise raised
 
     def _finish(self, task: Task, *, success: bool, value: Any) -> None:
         self._forget(task)
         try:
             if success:
-                task.outcome.resolve(wire.loads(value))
-            else:
-                task.outcome.fail(_remote(*value) if isinstance(value, tuple) else value)
+                value = wire.loads(value)
+            elif isinstance(value, tuple):
+                value = _remote(*value)
         except BaseException as error:  # noqa: BLE001 - loading runs code of the user's classes
-            task.outcome.fail(error)
+            success, value = False, error
         task.inputs = None
+        # Outside of that: callbacks of the user run in these, and the outcome is settled by then.
+        if success:
+            task.outcome.resolve(value)
+        else:
+            task.outcome.fail(value)
 
     def _forget(self, task: Task) -> None:
         task.done = True

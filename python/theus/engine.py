@@ -404,9 +404,11 @@ class TheusEngine:
         traceback: TracebackType | None,
     ) -> None:
         """Close the engine; without an exception, wait for what was submitted first."""
-        if kind is None and self._finalizer.alive and fork_generation() == self._generation:
-            self._dispatcher.finish()
-        self.close()
+        try:
+            if kind is None and self._finalizer.alive and fork_generation() == self._generation:
+                self._dispatcher.finish()
+        finally:
+            self.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -418,7 +420,11 @@ class TheusEngine:
         traceback: TracebackType | None,
     ) -> None:
         """Close the engine; without an exception, wait for what was submitted first."""
-        self.__exit__(kind, error, traceback)
+        try:
+            if kind is None and self._finalizer.alive and fork_generation() == self._generation:
+                await asyncio.to_thread(self._dispatcher.finish)
+        finally:
+            self.close()
 
     def __repr__(self) -> str:
         if not self._finalizer.alive:
@@ -494,6 +500,9 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 def _check_positive(name: str, value: int | None, unit: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | None):
+        msg = f"{name} is a number of {unit}, an int, not {value!r}"
+        raise TypeError(msg)
     if value is not None and value < 1:
         msg = f"{name} is a number of {unit}, at least 1, not {value}"
         raise ValueError(msg)

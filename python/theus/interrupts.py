@@ -5,6 +5,7 @@ from __future__ import annotations
 import _signal  # pyright: ignore[reportMissingImports]
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,13 +19,15 @@ __all__ = ["InterruptsDeferred"]
 _set_handler: Any = _signal.signal
 _get_handler: Any = _signal.getsignal
 
+_PATIENCE_S = 1.0
+
 
 class InterruptsDeferred:
     """Keeps a first KeyboardInterrupt out of a ``with`` block, and raises it at the block's end.
 
-    A second one is raised at once: what runs in the block may be the user's code and hang. Only the
-    main thread gets them, and only where nobody has set a handler of his own for SIGINT.
-
+    One that comes more than a second later is raised at once: what runs in the block may be the
+    user's code and hang. Only the main thread gets them, and only where nobody has set a handler of
+    his own for SIGINT.
 
     Parameters
     ----------
@@ -37,10 +40,11 @@ class InterruptsDeferred:
         Whether one waits for the end of the block, which should come soon then.
     """
 
-    __slots__ = ("_active", "_wake", "noted")
+    __slots__ = ("_active", "_since", "_wake", "noted")
 
     def __init__(self, wake: Callable[[], object] | None = None) -> None:
         self._active = False
+        self._since = 0.0
         self._wake = wake
         self.noted = False
 
@@ -65,7 +69,9 @@ class InterruptsDeferred:
             raise KeyboardInterrupt
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.noted:
+        if not self.noted:
+            self._since = time.monotonic()
+        elif time.monotonic() - self._since > _PATIENCE_S:
             signal.default_int_handler(number, frame)
         self.noted = True
         if self._wake is not None:

@@ -114,12 +114,16 @@ class WorkerPool:
             return None
         best, least = None, _BACKLOG_S
         for worker in workers:
-            if len(worker.queue) >= _MAX_QUEUE:
+            if len(worker.queue) >= self._room(worker):
                 continue
             backlog = wanted + self._backlog(worker)
             if backlog < least:
                 best, least = worker, backlog
         return best
+
+    def _room(self, worker: WorkerProcess) -> int:
+        tasks = self._worker_limits.tasks
+        return _MAX_QUEUE if tasks is None else min(_MAX_QUEUE, tasks - worker.finished)
 
     def is_soon(self, task: Task, limit: float) -> bool:
         """Whether `task` should end within `limit` seconds and leaves this thread a core."""

@@ -47,10 +47,10 @@ class MapResults(Iterator[T], AsyncIterator[T]):
 
     def __next__(self) -> T:
         """Return the next item's result, waiting for it."""
-        future = self._next_future()
-        if future is None:
-            raise StopIteration
-        with self._watching():
+        with self._watching():  # an interrupt that finds a future taken ends the iteration
+            future = self._next_future()
+            if future is None:
+                raise StopIteration
             return future.result()
 
     def __aiter__(self) -> Self:
@@ -58,10 +58,10 @@ class MapResults(Iterator[T], AsyncIterator[T]):
 
     async def __anext__(self) -> T:
         """Return the next item's result without blocking the event loop."""
-        future = self._next_future()
-        if future is None:
-            raise StopAsyncIteration
         with self._watching():
+            future = self._next_future()
+            if future is None:
+                raise StopAsyncIteration
             return await asyncio.wrap_future(future)
 
     def close(self) -> None:

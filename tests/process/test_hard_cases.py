@@ -1,5 +1,6 @@
 """Cases that broke an engine once: forks, cancellations, callbacks, odd exceptions."""
 
+import asyncio
 import concurrent.futures as cf
 import functools
 import gc
@@ -126,6 +127,32 @@ def test_a_callback_may_wait_for_a_result(engine):
     first.add_done_callback(lambda _: got.append(engine.submit(nap, seconds=0).result(10)))
     assert first.result(20) == 0.05
     assert got == [0]
+
+
+def test_whoever_delivers_wakes_the_thread_that_leads(engine):
+    future, error, got = engine.submit(nap, seconds=30), ValueError("it"), []
+    task = future.task
+    leader = threading.Thread(target=lambda: got.append(future.exception(20)))
+    leader.start()
+    time.sleep(0.3)
+    engine._dispatcher._deliver([(task, False, error)])  # as an event loop's step does
+    leader.join(5)
+    assert got == [error]
+    engine.close()
+
+
+async def test_leaving_an_engine_does_not_block_the_loop():
+    async with TheusEngine(workers=1) as engine:
+        last = engine.submit(nap, seconds=1.0)
+        beats = []
+
+        async def beat():
+            while not last.done():
+                beats.append(await asyncio.sleep(0.01))
+
+        beating = asyncio.create_task(beat())
+    await beating
+    assert len(beats) > 5
 
 
 class _Ends:

@@ -166,19 +166,67 @@ def test_daemon_threads_that_wait_do_not_keep_the_interpreter(python, wait):
 
 def test_threads_and_loops_share_an_engine(python):
     done = python(
-        HEAD + "found = {}\n"
-        "async def gather(base):\n"
+        HEAD + "async def gather(engine, base):\n"
         "    calls = [engine.execute(double, n=base + n) for n in range(40)]\n"
         "    return await asyncio.gather(*calls)\n"
-        "def in_a_loop(base):\n    found[base] = asyncio.run(gather(base))\n"
-        "def by_result(base):\n"
+        "def in_a_loop(engine, base):\n    found[base] = asyncio.run(gather(engine, base))\n"
+        "def by_result(engine, base):\n"
         "    found[base] = [engine.submit(double, n=base + n).result(40) for n in range(40)]\n"
-        "threads = [\n"
-        "    threading.Thread(target=(in_a_loop, by_result)[n % 2], args=(100 * n,))\n"
-        "    for n in range(8)\n]\n"
-        "for thread in threads:\n    thread.start()\n"
-        "for thread in threads:\n    thread.join(40)\n"
-        "for n in range(8):\n"
-        "    assert found[100 * n] == [2 * (100 * n + m) for m in range(40)]\n" + AFTER
+        "for _ in range(6):  # while workers start, loops and threads meet at every moment\n"
+        "    found = {}\n"
+        "    with theus.TheusEngine(workers=2) as fresh:\n"
+        "        threads = [\n"
+        "            threading.Thread(\n"
+        "                target=(in_a_loop, by_result)[n % 2], args=(fresh, 100 * n), daemon=True\n"
+        "            )\n            for n in range(8)\n        ]\n"
+        "        for thread in threads:\n            thread.start()\n"
+        "        for thread in threads:\n"
+        "            thread.join(10)\n            assert not thread.is_alive()\n"
+        "        for n in range(8):\n"
+        "            assert found[100 * n] == [2 * (100 * n + m) for m in range(40)]\n" + AFTER
+    )
+    assert done.stdout.split() == ["works"]
+
+
+def test_an_impatient_ctrl_c_loses_nothing_of_others(python):
+    done = python(
+        HEAD + "from theus import worker_process\n"
+        "theirs, got = engine.submit(nap, seconds=1.0), []\n"
+        "take_ended = worker_process.WorkerProcess.take_ended\n"
+        "def twice(worker):\n"
+        "    task = take_ended(worker)\n"
+        "    if task.outcome is theirs:\n"
+        "        assert threading.current_thread() is threading.main_thread()\n"
+        "        for _ in range(2):\n            os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return task\n"
+        "worker_process.WorkerProcess.take_ended = twice\n"
+        "follower = threading.Timer(0.3, lambda: got.append(theirs.result(20)))\n"
+        "follower.start()\n"
+        "try:\n    engine.submit(nap, seconds=3.0).result(20)\n"
+        "except KeyboardInterrupt:\n    follower.join(20)\n    print('interrupted', got)\n" + AFTER
+    )
+    assert done.stdout.split() == ["interrupted", "[1.0]", "works"]
+
+
+def test_ctrl_c_on_the_way_out_closes_the_engine(python):
+    done = python(
+        HEAD + "try:\n"
+        "    with engine:\n        engine.submit(nap)\n        interrupt_after(0.5)\n"
+        "except KeyboardInterrupt:\n    print(engine, engine.worker_pids)\n"
+    )
+    assert done.stdout == "TheusEngine(closed) []\n"
+
+
+def test_a_callback_that_ends_the_program_costs_nobody_else_a_result(python):
+    done = python(
+        HEAD + "def leave(_):\n    raise SystemExit(3)\n"
+        "for n in range(5):\n    engine.submit(double, n=n).result(20)\n"
+        "gate = engine.submit(nap, seconds=0.2)\n"
+        "futures = [engine.submit(double, n=n) for n in range(40)]\n"
+        "futures[0].add_done_callback(leave)\n"
+        "time.sleep(0.3)  # so that one step finds many results\n"
+        "try:\n    futures[-1].result(20)\n"
+        "except SystemExit:\n    pass  # or it was raised in the helper's thread\n"
+        "assert [future.result(20) for future in futures] == [2 * n for n in range(40)]\n" + AFTER
     )
     assert done.stdout.split() == ["works"]
