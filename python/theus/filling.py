@@ -169,6 +169,9 @@ class TableDraft:
             # Not by `flatten`, which leaves out the items of nulls.
             made = made.values.slice(made.offset * kind.list_size, len(made) * kind.list_size)
             kind = made.type
+            if made.null_count:
+                msg = f"column {column!r} has nulls within its lists, which have no place for them"
+                raise ValueError(msg)
         width = kind.bit_width // 8
         start = made.offset * width
         place[:] = np.frombuffer(made.buffers()[1], np.uint8)[start : start + len(made) * width]

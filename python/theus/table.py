@@ -195,7 +195,8 @@ def _addresses(chunk: Arrow) -> tuple[int, ...] | None:
     addresses = tuple(b.address if b else 0 for b in chunk.buffers())
     if hasattr(kind, "value_type"):  # a dictionary's
         values = _addresses(chunk.dictionary)
-        return None if values is None else (*addresses, *values)
+        shown = chunk.dictionary.offset, len(chunk.dictionary)
+        return None if values is None else (*addresses, *values, *shown)
     return addresses if any(addresses) else None
 
 

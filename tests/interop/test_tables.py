@@ -1,6 +1,7 @@
 """Every Arrow type into the heavy zone and back: here, in a worker, and by a stock reader."""
 
 import json
+import mmap
 import os
 from pathlib import Path
 
@@ -370,3 +371,53 @@ print(table.num_rows, *looked_at)
         assert int(found) == rows
         assert int(kilobytes) <= 256  # the footer, and what the kernel maps around a page
     zone.heavy.free("texts")
+
+
+@pytest.mark.parametrize("kind", [pa.string_view(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize("rows", [(0, 4), (3, 5), (5, 3), (7, 1)])
+def test_slices_of_runs_whose_values_are_changed_on_the_way(engine, kind, rows):
+    words = ["alpha", "b" * 40, "gamma", "d" * 30]
+    values = [pa.array(order).cast(kind) for order in (words, words[::-1])]
+    chunks = [pa.RunEndEncodedArray.from_arrays([2, 3, 6, 8], held) for held in values]
+    whole = pa.chunked_array(chunks)
+    expected = [
+        word
+        for order in (words, words[::-1])
+        for word in ([order[0]] * 2 + [order[1]] + [order[2]] * 3 + [order[3]] * 2)
+    ]
+    begin, length = rows
+    for first in (begin, begin + 6):
+        shown = engine.heavy.put("runs", pa.table({"c": whole.slice(first, length)}))
+        shown.validate(full=True)
+        assert shown["c"].to_pylist() == expected[first : first + length]
+
+
+def test_a_streams_buffers_are_not_taken_for_those_of_an_earlier_batch(engine):
+    schema = pa.schema([("s", pa.string_view()), ("n", pa.int64())])
+    rows = 100_000
+
+    def batches():
+        for number in range(12):
+            anonymous = mmap.mmap(-1, rows * 8)
+            np.frombuffer(anonymous, np.int64)[:] = number
+            column = pa.Array.from_buffers(pa.int64(), rows, [None, pa.py_buffer(anonymous)])
+            texts = pa.array(["x" * 20] * rows).cast(pa.string_view())
+            yield pa.record_batch([texts, column], schema=schema)
+
+    table = engine.heavy.put("t", pa.RecordBatchReader.from_batches(schema, batches()))
+    for number, chunk in enumerate(table["n"].chunks):
+        assert set(chunk.to_numpy()) == {number}
+
+
+def test_a_column_with_a_part_of_its_dictionary_is_not_the_whole_column(engine):
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int8()), ["aa", "bb", "cc"])
+    column = engine.heavy.put("t", pa.table({"c": words}))["c"].chunk(0)
+    other = pa.DictionaryArray.from_arrays(column.indices, column.dictionary.slice(1))
+    back = engine.submit(lambda ctx, table: table, table=pa.table({"c": other})).result(30)
+    assert back["c"].to_pylist() == ["bb", "cc"]
+
+
+def test_nulls_within_fixed_size_lists_have_no_place_in_a_table_that_is_filled(engine):
+    draft = engine.heavy.alloc_table("l", pa.schema([("v", pa.list_(pa.int64(), 2))]), 2)
+    with pytest.raises(ValueError, match="nulls within its lists"):
+        draft.set("v", [[1, None], [2, 3]])

@@ -145,11 +145,12 @@ impl Segment {
     /// As of [`open`](Self::open).
     pub fn find(name: &SegmentName) -> Result<Self> {
         match Self::open(&name.path()) {
-            Err(missing @ Error::SegmentNotFound { .. }) => {
-                let spill = SpillDirectory::of(&name.session).ok_or(missing)?;
-                Self::open(&spill.path().join(name.to_string()))
-            }
-            opened => opened,
+            Ok(segment) => Ok(segment),
+            // Anybody may have put something there under the name of what is spilled.
+            Err(error) => match SpillDirectory::of(&name.session) {
+                Some(spill) => Self::open(&spill.path().join(name.to_string())),
+                None => Err(error),
+            },
         }
     }
 

@@ -51,6 +51,11 @@ impl Computed {
         Ok(unsafe { Buffer::from_custom_allocation(start, length, Arc::new(mapping)) })
     }
 
+    /// Forgets all: the plan has what it needs, and other buffers may come to lie at the addresses.
+    pub(super) fn forget(&mut self) {
+        self.sources.clear();
+    }
+
     /// What `buffer` stands for, if it is a stand-in or its beginning.
     pub(super) fn behind(&self, buffer: &Buffer) -> Option<Arc<dyn Source>> {
         self.sources.get(&buffer.as_ptr().addr()).cloned()

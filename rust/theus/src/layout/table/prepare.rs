@@ -16,7 +16,9 @@ use arrow::array::{
 };
 use arrow::buffer::{Buffer, ScalarBuffer};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{ArrowNativeType, ByteViewType, DataType, Field, UnionFields, UnionMode};
+use arrow::datatypes::{
+    ArrowNativeType, ByteViewType, DataType, Field, UInt64Type, UnionFields, UnionMode,
+};
 use arrow::error::ArrowError;
 
 use super::ExtraCopy;
@@ -40,6 +42,7 @@ impl Preparer {
     /// Begins the next batch.
     pub(super) fn begin(&mut self) {
         self.next = 0;
+        self.computed.forget();
     }
 
     /// The column for the encoder; `field` is as [`stored`].
@@ -369,8 +372,14 @@ impl Preparer {
         }
         let ends = make_array(data.child_data()[0].clone());
         let held = make_array(data.child_data()[1].clone());
+        // The encoder would cut the values to what a slice shows, and a stand-in cannot be cut.
+        let shown = shown_runs(&ends, &held, data.offset(), data.len());
+        let (ends, held) = shown.map_err(|error| self.refused(&error))?;
         let held = self.prepare(&held, values)?;
-        Ok(rebuild(array, field, &[ends, held]))
+        let built = ArrayDataBuilder::new(encoded(field).data_type().clone())
+            .len(data.len())
+            .child_data(vec![ends.to_data(), held.to_data()]);
+        Ok(build(built))
     }
 
     // --- inside ---
@@ -390,6 +399,27 @@ impl Preparer {
             reason: error.to_string(),
         }
     }
+}
+
+/// The ends and values of the runs that a slice of `length` rows from `offset` on shows, its ends
+/// counted from its own first row.
+fn shown_runs(
+    ends: &ArrayRef,
+    values: &ArrayRef,
+    offset: usize,
+    length: usize,
+) -> std::result::Result<(ArrayRef, ArrayRef), ArrowError> {
+    let wide = cast(ends, &DataType::UInt64)?;
+    let wide = wide.as_primitive::<UInt64Type>().values();
+    let (offset, end) = (offset as u64, (offset + length) as u64);
+    let first = wide.partition_point(|&run| run <= offset);
+    let last = (wide.partition_point(|&run| run < end) + 1).min(wide.len());
+    let shown = wide[first..last].iter().map(|&run| run.min(end) - offset);
+    let shown: ArrayRef = Arc::new(shown.collect::<UInt64Array>());
+    Ok((
+        cast(&shown, ends.data_type())?,
+        values.slice(first, last - first),
+    ))
 }
 
 /// Which items of its children a dense union shows, by type id: first and end.
