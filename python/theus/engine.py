@@ -405,7 +405,7 @@ class TheusEngine:
     ) -> None:
         """Close the engine; without an exception, wait for what was submitted first."""
         try:
-            if kind is None and self._finalizer.alive and fork_generation() == self._generation:
+            if self._is_to_finish(kind):
                 self._dispatcher.finish()
         finally:
             self.close()
@@ -421,10 +421,15 @@ class TheusEngine:
     ) -> None:
         """Close the engine; without an exception, wait for what was submitted first."""
         try:
-            if kind is None and self._finalizer.alive and fork_generation() == self._generation:
+            if self._is_to_finish(kind):
                 await asyncio.to_thread(self._dispatcher.finish)
         finally:
             self.close()
+
+    def _is_to_finish(self, kind: type[BaseException] | None) -> bool:
+        """Whether leaving the context waits for tasks: an open engine, here, without exception."""
+        alive = self._finalizer.alive and fork_generation() == self._generation
+        return kind is None and alive
 
     def __repr__(self) -> str:
         if not self._finalizer.alive:
