@@ -39,6 +39,7 @@ class Session:
         backend: str | None = None,
         heavy_limit: int | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
+        reserve: int = 0,
     ) -> Session:
         """Sweep what dead sessions left, then create a session with its lock and its catalog.
 
@@ -109,6 +110,9 @@ class Session:
 
     def commit(self, version: int, changes: Sequence[tuple[str, Segment | None]]) -> None:
         """Enter the changed keys of state ``version`` in the catalog (None removes the key)."""
+
+    def ready_bytes(self) -> int:
+        """Bytes of no segment, ready for the next ones: freed ones' pages, and the reserve."""
 
     def used_bytes(self) -> int:
         """Bytes reserved by living segments of this session (they count against the limit)."""

@@ -59,6 +59,10 @@ class TheusEngine:
         An existing directory, on a disk. What does not fit into `heavy_limit` or the machine's
         memory is written to files there, which are mapped and removed like the rest; it does not
         count against `heavy_limit`. Without it, it is a :class:`HeavyZoneFullError`.
+    reserve : int, default 0
+        How many bytes of shared memory a thread makes ready in the background, so that the first
+        array or table of about this size is written as fast as a later one, which gets the pages of
+        one that was freed. More are made when these are used. They give way to whatever needs them.
     max_tasks_per_worker : int, optional
         After so many tasks a worker is replaced by a new one.
     max_worker_rss : int, optional
@@ -68,7 +72,10 @@ class TheusEngine:
     Raises
     ------
     ValueError
-        If `workers`, or one of the limits, is not positive, or ``THEUS_BACKEND`` is no backend.
+        If `workers`, or one of the limits, is not positive, `reserve` is negative, or
+        ``THEUS_BACKEND`` is no backend.
+    HeavyZoneFullError
+        If there is no room for `reserve`.
     SpillDirectoryError
         If `spill_dir` cannot keep segments; it says what it lacks.
 
@@ -100,6 +107,7 @@ class TheusEngine:
         workers: int | None = None,
         heavy_limit: int | None = None,
         spill_dir: str | os.PathLike[str] | None = None,
+        reserve: int = 0,
         max_tasks_per_worker: int | None = None,
         max_worker_rss: int | None = None,
     ) -> None:
@@ -111,9 +119,12 @@ class TheusEngine:
         _check_positive("heavy_limit", heavy_limit, "bytes")
         _check_positive("max_tasks_per_worker", max_tasks_per_worker, "tasks")
         _check_positive("max_worker_rss", max_worker_rss, "bytes")
+        if reserve < 0:
+            msg = f"reserve must be a number of bytes, not {reserve}"
+            raise ValueError(msg)
         backend = os.environ.get("THEUS_BACKEND")
         self._session = Session.create(
-            backend=backend, heavy_limit=heavy_limit, spill_dir=spill_dir
+            backend=backend, heavy_limit=heavy_limit, spill_dir=spill_dir, reserve=reserve
         )
         self._generation = fork_generation()
         self._store = StateStore(self._session)

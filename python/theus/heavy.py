@@ -45,6 +45,7 @@ class HeavyStats(TypedDict):
     used_bytes: int
     limit_bytes: int | None
     spilled_bytes: int
+    ready_bytes: int
 
 
 class HeavyZone(FrameViews):
@@ -278,7 +279,9 @@ class HeavyZone(FrameViews):
             ``published_bytes`` are those of the current state, ``draft_bytes`` those not published
             yet, ``pinned_bytes`` those kept by older snapshots, running tasks or held entries.
             ``used_bytes`` is everything that counts against ``limit_bytes``; ``spilled_bytes`` are
-            those of the others that lie in ``spill_dir``, where nothing counts.
+            those of the others that lie in ``spill_dir``, where nothing counts. ``ready_bytes`` are
+            nobody's: memory of freed entries and the engine's ``reserve``, for the next ones; it
+            gives way to whatever needs it.
         """
         with self._store.lock:
             entries = self._store.current.entries
@@ -306,6 +309,7 @@ class HeavyZone(FrameViews):
                 used_bytes=self._session.used_bytes(),
                 limit_bytes=self._session.heavy_limit,
                 spilled_bytes=sum(s.length_bytes for s in known.values() if s.spilled),
+                ready_bytes=self._session.ready_bytes(),
             )
 
     def __getitem__(self, name: str) -> Any:

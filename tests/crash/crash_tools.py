@@ -39,7 +39,7 @@ class Machine:
     def _all(self):
         for directory in (SHARED_MEMORY, self.spill, Path(tempfile.gettempdir())):
             for entry in os.scandir(directory):
-                if entry.name.startswith("theus-"):
+                if entry.name.lstrip(".").startswith("theus-"):
                     yield entry.path
 
     def names(self):

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,9 @@ def work(engine, *, streams):
     """What an owner does that has one worker; every way to make, name, change and drop an entry."""
     heavy = engine.heavy
     heavy.put("a1", array(1))
+    for number, nbytes in [(9, 3 * MIB), (10, 3 * MIB), (11, 5 * MIB // 2)]:
+        heavy.put(f"p{number}", array(number, nbytes))  # in the pages of the one before
+        heavy.free(f"p{number}")
     draft = heavy.alloc("a2", MIB, np.uint8)
     draft[:] = 2
     heavy.seal("a2")
@@ -94,7 +98,11 @@ def work(engine, *, streams):
 def owner(point, hit, spill):
     limit = 80 * MIB if spill else None
     _theus.arm_kill_point(point, hit or 1)
-    engine = theus.TheusEngine(workers=1, heavy_limit=limit, spill_dir=spill)
+    engine = theus.TheusEngine(workers=1, heavy_limit=limit, spill_dir=spill, reserve=2 * MIB)
+    deadline = time.monotonic() + DEADLINE_S
+    while engine._session.backend == "linux" and engine.heavy.stats()["ready_bytes"] < 2 * MIB:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
     work(engine, streams=point is None or point.startswith("draft."))
     engine.close()
     return {"hits": hits()}
@@ -167,6 +175,8 @@ def corpse(spill):
     engine = theus.TheusEngine(workers=1, heavy_limit=4 * MIB if spill else None, spill_dir=spill)
     for number in range(5):
         engine.heavy.put(f"a{number}", array(number, 1000))
+    engine.heavy.put("p9", array(9, 2 * MIB))
+    engine.heavy.free("p9")
     if spill:
         engine.heavy.put("g6", array(6, 6 * MIB))
     return engine

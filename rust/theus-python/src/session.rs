@@ -24,12 +24,13 @@ pub(crate) struct Session(theus::Session);
 #[pymethods]
 impl Session {
     #[staticmethod]
-    #[pyo3(signature = (*, backend = None, heavy_limit = None, spill_dir = None))]
+    #[pyo3(signature = (*, backend = None, heavy_limit = None, spill_dir = None, reserve = 0))]
     fn create(
         py: Python<'_>,
         backend: Option<&str>,
         heavy_limit: Option<u64>,
         spill_dir: Option<PathBuf>,
+        reserve: u64,
     ) -> PyResult<Self> {
         let backend = backend.map_or(Ok(Backend::default()), str::parse);
         let backend = backend.map_err(|error| to_py(py, error))?;
@@ -37,6 +38,7 @@ impl Session {
             backend,
             heavy_limit,
             spill_dir,
+            reserve,
         };
         without_gil(py, || theus::Session::create(config)).map(Self)
     }
@@ -65,6 +67,10 @@ impl Session {
     #[getter]
     fn spill_dir(&self) -> Option<&Path> {
         self.0.zone().spill().map(SpillDirectory::path)
+    }
+
+    fn ready_bytes(&self) -> u64 {
+        self.0.ready_bytes()
     }
 
     fn used_bytes(&self) -> u64 {

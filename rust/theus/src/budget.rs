@@ -82,6 +82,11 @@ impl Budget {
         self.counters().sum()
     }
 
+    /// How many bytes the limit leaves.
+    pub(crate) fn left(&self) -> u64 {
+        self.mapping.load(LIMIT).saturating_sub(self.used())
+    }
+
     /// Counts `bytes` as reserved by this process. Two that ask for the last bytes at once may both
     /// be refused; the limit is never passed.
     ///
@@ -96,7 +101,7 @@ impl Budget {
         Err(Error::HeavyZoneFull {
             key: key.to_owned(),
             requested: bytes,
-            available: limit.saturating_sub(self.used()),
+            available: self.left(),
             limit: "heavy_limit".into(),
         })
     }

@@ -47,9 +47,40 @@ pub(crate) fn parts_of(length: usize, step: usize) -> Vec<Range<usize>> {
         .collect()
 }
 
+/// What of `whole` none of `pieces` covers, in parts of up to [`CHUNK_BYTES`].
+pub(crate) fn gaps<S: Source + ?Sized>(
+    whole: Range<usize>,
+    pieces: &[(usize, &S)],
+) -> Vec<Range<usize>> {
+    let mut covered: Vec<_> = pieces
+        .iter()
+        .map(|&(place, source)| place..place + source.length())
+        .collect();
+    covered.push(whole.end..whole.end);
+    covered.sort_by_key(|range| range.start);
+    let mut gaps = Vec::new();
+    let mut end = whole.start;
+    for range in covered {
+        let gap = parts_of(range.start.saturating_sub(end), CHUNK_BYTES);
+        gaps.extend(gap.into_iter().map(|part| end + part.start..end + part.end));
+        end = end.max(range.end);
+    }
+    gaps
+}
+
+/// Does `work` for all `parts`, from several threads where there are such.
+pub(crate) fn each_in_parallel<T: Sync>(
+    parts: &[T],
+    work: impl Fn(&T) -> Result<()> + Sync + Send,
+) -> Result<()> {
+    // A forked child has none of rayon's threads, and would wait for them: there this one does all.
+    if parts.len() <= 1 || os::fork_generation() > 0 {
+        return parts.iter().try_for_each(work);
+    }
+    parts.par_iter().try_for_each(work)
+}
+
 /// Copies each of `pieces` to its place, from several threads.
-///
-/// A forked child has none of rayon's threads, and would wait for them: there this thread does all.
 pub(crate) fn in_parallel<S: Source + ?Sized>(
     pieces: &[(usize, &S)],
     sink: &Sink<'_>,
@@ -61,12 +92,8 @@ pub(crate) fn in_parallel<S: Source + ?Sized>(
             parts.map(move |part| (place, source, part))
         })
         .collect();
-    let copy = |(place, source, part): &(usize, &S, Range<usize>)| {
+    each_in_parallel(&parts, |(place, source, part)| {
         let placed = |offset: usize, bytes: &[u8]| sink(place + offset, bytes);
         source.write(part.clone(), &placed)
-    };
-    if parts.len() == 1 || os::fork_generation() > 0 {
-        return parts.iter().try_for_each(copy);
-    }
-    parts.par_iter().try_for_each(copy)
+    })
 }

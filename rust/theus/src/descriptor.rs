@@ -10,6 +10,9 @@ use crate::os;
 /// What every name of this crate in shared memory begins with.
 pub const PREFIX: &str = "theus-";
 
+/// What comes before the name of a freed segment, whose memory waits for the next one.
+pub(crate) const HIDDEN: &str = ".";
+
 const ID_LENGTH: usize = 12;
 const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
@@ -53,6 +56,7 @@ impl SessionId {
         SegmentName {
             session: self.clone(),
             number,
+            hidden: false,
         }
     }
 }
@@ -82,9 +86,33 @@ pub struct SegmentName {
     pub session: SessionId,
     /// Its number in the session.
     pub number: u64,
+    /// Whether it was freed, and its memory waits for the next one.
+    hidden: bool,
 }
 
 impl SegmentName {
+    /// The name of the segment's file when the segment is gone: [`HIDDEN`] before the name.
+    pub(crate) fn hide(&self) -> Self {
+        Self {
+            hidden: true,
+            ..self.clone()
+        }
+    }
+
+    /// Whether this is the name of a freed segment's file, which nobody opens.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.hidden
+    }
+
+    /// The segment or freed segment whose file has this name.
+    pub(crate) fn of_file(name: &str) -> Option<Self> {
+        match name.strip_prefix(HIDDEN) {
+            Some(rest) => rest.parse().ok().map(|name: Self| name.hide()),
+            None => name.parse().ok(),
+        }
+    }
+
     /// Where the segment lies while it is published.
     #[must_use]
     pub fn path(&self) -> PathBuf {
@@ -103,6 +131,7 @@ impl FromStr for SegmentName {
         let name = Self {
             session: session.parse().map_err(|_| wrong())?,
             number,
+            hidden: false,
         };
         // Only the one spelling: no sign, no leading zero.
         if name.to_string() == text {
@@ -115,7 +144,12 @@ impl FromStr for SegmentName {
 
 impl fmt::Display for SegmentName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{PREFIX}{}-{}", self.session, self.number)
+        let hidden = if self.hidden { HIDDEN } else { "" };
+        write!(
+            formatter,
+            "{hidden}{PREFIX}{}-{}",
+            self.session, self.number
+        )
     }
 }
 
@@ -140,5 +174,9 @@ mod tests {
             let text = format!("theus-{}-{wrong}", name.session);
             assert!(text.parse::<SegmentName>().is_err(), "{text}");
         }
+        let hidden = format!(".{text}");
+        assert!(hidden.parse::<SegmentName>().is_err());
+        assert_eq!(SegmentName::of_file(&hidden), Some(name.hide()));
+        assert_eq!(name.hide().to_string(), hidden);
     }
 }

@@ -12,6 +12,7 @@ use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, StatVfsMo
 use rustix::io::Errno;
 
 use crate::error::Result;
+use crate::lease;
 use crate::mapping::Mapping;
 use crate::os;
 
@@ -203,7 +204,7 @@ fn try_file(file: &OwnedFd, missing: &mut Vec<Missing>) -> Result<()> {
             let reader = os::reopen_read_only(&file.as_fd())?;
             let mapping = Mapping::read_only(&reader, SAMPLE_BYTES)?;
             drop(reader);
-            let seen = os::is_unused(file) == Some(false);
+            let seen = lease::is_unused(file) == Some(false);
             drop(mapping);
             if !seen || is_soon_unused(file) != Some(true) {
                 missing.push(Missing::LeasesSeeMappings);
@@ -213,11 +214,11 @@ fn try_file(file: &OwnedFd, missing: &mut Vec<Missing>) -> Result<()> {
     Ok(())
 }
 
-/// As [`os::is_unused`], with some patience: a child that another thread has just forked has the
+/// As [`lease::is_unused`], with some patience: a child that another thread has just forked has the
 /// descriptor until it executes its program.
 fn is_soon_unused(file: &OwnedFd) -> Option<bool> {
     for _ in 0..100 {
-        if os::is_unused(file)? {
+        if lease::is_unused(file)? {
             return Some(true);
         }
         std::thread::sleep(Duration::from_millis(1));

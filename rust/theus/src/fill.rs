@@ -1,5 +1,6 @@
 //! New segments with their content: space reserved, header written, bytes copied once.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::array::RecordBatch;
@@ -80,11 +81,11 @@ pub(crate) fn tensor(
     let key = spec.key.clone();
     let mut growing = Growing::new(zone, name, &key, access);
     let draft = growing.reach(header.len() as u64 + body)?;
-    draft.write(0, &header)?;
-    if let Some(data) = data {
-        let sink = |offset: usize, bytes: &[u8]| draft.write(offset, bytes);
-        copy::in_parallel(&[(header.len(), data)], &sink)?;
-    }
+    let pieces = [
+        (0, header.as_slice()),
+        (header.len(), data.unwrap_or_default()),
+    ];
+    fill(draft, 0..draft.mapping().len(), &pieces)?;
     let content = Content {
         spec: Spec::Tensor(spec),
         body_offset: header.len(),
@@ -92,6 +93,18 @@ pub(crate) fn tensor(
         blanks: Vec::new(),
     };
     Ok(growing.take(content))
+}
+
+/// Copies `pieces` to their places in `range`, the rest of which is zero.
+fn fill<S: Source + ?Sized>(
+    draft: &dyn Draft,
+    range: Range<usize>,
+    pieces: &[(usize, &S)],
+) -> Result<()> {
+    let gaps = copy::gaps(range, pieces);
+    copy::each_in_parallel(&gaps, |gap| draft.zero(gap.clone()))?;
+    let sink = |offset: usize, bytes: &[u8]| draft.write(offset, bytes);
+    copy::in_parallel(pieces, &sink)
 }
 
 /// A table to be written into a segment.
@@ -220,6 +233,7 @@ struct Growing<'a> {
     place: Place,
     draft: Option<Box<dyn Draft>>,
     length: u64,
+    written: usize,
     /// What counts against the budget: nothing on disk does.
     reserved: u64,
 }
@@ -234,12 +248,17 @@ impl<'a> Growing<'a> {
             place: zone.memory(),
             draft: None,
             length: 0,
+            written: 0,
             reserved: 0,
         }
     }
 
     /// Makes the draft `length` bytes long, exactly; on disk, if it does not fit in memory.
     fn reach(&mut self, length: u64) -> Result<&dyn Draft> {
+        if let (None, Some(pool), Access::Sealed) = (&self.draft, self.zone.pool(), self.access) {
+            self.draft = pool.take(self.name, self.access, length)?;
+            self.length = self.draft.as_ref().map_or(0, |_| length);
+        }
         match (self.reach_here(length), &self.place, self.zone.disk()) {
             (Err(Error::HeavyZoneFull { .. }), Place::Memory(_), Some(disk)) => {
                 self.spill(disk, length)?;
@@ -259,20 +278,28 @@ impl<'a> Growing<'a> {
             let wanted = length.saturating_sub(self.reserved);
             self.zone.budget().reserve(self.key, wanted)?;
             self.reserved += wanted;
+            if let Some(pool) = self.zone.pool() {
+                pool.shrink(self.zone.budget().left());
+            }
         }
         let storage = self.place.storage();
         let fits = |available: Available| more <= available.bytes;
-        let room = storage.available().is_none_or(fits);
+        let gives_way = || self.zone.pool().is_some_and(|pool| pool.shrink(0));
+        let room = || storage.available().is_none_or(fits);
         let full = || storage.full(self.key, length);
         match &mut self.draft {
-            _ if !room => return Err(full()),
+            _ if more > 0 && !room() && !(gives_way() && room()) => return Err(full()),
             Some(draft) => {
-                if !draft.resize(length)? {
+                if draft.mapping().len() as u64 != length && !draft.resize(length)? {
                     return Err(full());
                 }
             }
             None => {
-                let made = storage.create(self.name, self.access, length, length)?;
+                let make = || storage.create(self.name, self.access, length, length);
+                let mut made = make()?;
+                if made.is_none() && gives_way() {
+                    made = make()?;
+                }
                 self.draft = Some(made.ok_or_else(full)?);
             }
         }
@@ -320,7 +347,7 @@ impl<'a> Growing<'a> {
         }
     }
 
-    fn write(&self, writer: &mut TableWriter) -> Result<()> {
+    fn write(&mut self, writer: &mut TableWriter) -> Result<()> {
         let pieces = writer.take_pieces();
         let pieces: Vec<(usize, &dyn Source)> = pieces
             .iter()
@@ -329,8 +356,9 @@ impl<'a> Growing<'a> {
         let Some(draft) = &self.draft else {
             unreachable!("space is reserved before it is written");
         };
-        let sink = |offset: usize, bytes: &[u8]| draft.write(offset, bytes);
-        copy::in_parallel(&pieces, &sink)
+        fill(draft.as_ref(), self.written..writer.length(), &pieces)?;
+        self.written = writer.length();
+        Ok(())
     }
 
     fn take(mut self, content: Content) -> Filled {

@@ -61,6 +61,14 @@ pub(crate) fn check_mappings(operation: &'static str) -> Result<()> {
     })
 }
 
+/// How many descriptors this process may have.
+pub(crate) fn descriptors() -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}
+
 /// The error of an operation that the kernel refused.
 pub(crate) fn explain(operation: &'static str, source: io::Error) -> Error {
     match source.raw_os_error() {

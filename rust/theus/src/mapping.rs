@@ -6,12 +6,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw, RemapOptions};
 use rustix::mm::{MapFlags, ProtFlags};
 use shared_memory::Shmem;
 
@@ -20,6 +21,7 @@ use crate::error::Result;
 use crate::limits::{Counted, check_mappings};
 use crate::os::{self, failed};
 use crate::shared::Words;
+use crate::store;
 
 /// Where published bytes lie in this process: address to length and name.
 static REGISTRY: RwLock<Registry> = RwLock::new(BTreeMap::new());
@@ -45,10 +47,10 @@ pub(crate) fn lock_for_fork(locked: bool) {
 pub struct Mapping {
     memory: ManuallyDrop<Memory>,
     /// The fork generation that has the range, if forked children do not.
-    kept_from_children: OnceLock<u64>,
+    kept_from_children: Mutex<Option<u64>>,
     writable: AtomicBool,
     /// Something that has to last as long as the bytes are in use.
-    kept: OnceLock<Arc<Kept>>,
+    kept: Mutex<Option<Arc<Kept>>>,
     _counted: Counted,
 }
 
@@ -132,21 +134,48 @@ impl Mapping {
     fn new(memory: Memory, writable: bool) -> Self {
         Self {
             memory: ManuallyDrop::new(memory),
-            kept_from_children: OnceLock::new(),
+            kept_from_children: Mutex::new(None),
             writable: AtomicBool::new(writable),
-            kept: OnceLock::new(),
+            kept: Mutex::new(None),
             _counted: Counted::new(),
         }
     }
 
     /// Keeps the mapping, and with it the file's locks, out of forked children.
     pub(crate) fn keep_from_children(&self) -> Result<()> {
-        if let Memory::Mapped(raw) = &*self.memory {
-            let _ = self.kept_from_children.set(os::fork_generation());
-            raw.advise(Advice::DontFork)
-                .map_err(|error| failed("keeping a lock from forked children", error))?;
-        }
+        *unpoisoned(&self.kept_from_children) = Some(os::fork_generation());
+        self.advise(0..self.len(), Advice::DontFork)
+    }
+
+    /// Lets forked children have the mapping again.
+    pub(crate) fn share_with_children(&self) -> Result<()> {
+        self.advise(0..self.len(), Advice::DoFork)?;
+        *unpoisoned(&self.kept_from_children) = None;
         Ok(())
+    }
+
+    /// Has pages in place for all of `range`, which lies in the segment, so that writing does not
+    /// stop at each for one.
+    pub(crate) fn populate(&self, range: Range<usize>) -> Result<()> {
+        self.advise(range, Advice::PopulateWrite)
+    }
+
+    fn advise(&self, range: Range<usize>, advice: Advice) -> Result<()> {
+        let Memory::Mapped(raw) = &*self.memory else {
+            return Ok(());
+        };
+        raw.advise_range(advice, range.start, range.len())
+            .map_err(|error| failed("advising the kernel on a mapping", error))
+    }
+
+    /// Gives the mapping another length, and perhaps another address; the pages stay in place.
+    pub(crate) fn resize(&mut self, length: usize) -> Result<()> {
+        let Memory::Mapped(raw) = &mut *self.memory else {
+            return Ok(());
+        };
+        let options = RemapOptions::new().may_move(true);
+        // SAFETY: `Mapping` hands out pointers only, and who has it mutably has all of them.
+        unsafe { raw.remap(length, options) }.map_err(|error| failed("resizing a mapping", error))
     }
 
     /// Replaces the pages in place by private ones of `file`: what is written through pointers made
@@ -168,7 +197,13 @@ impl Mapping {
 
     /// Keeps `value` for as long as the bytes are mapped here. The first one counts.
     pub(crate) fn keep(&self, value: Arc<Kept>) {
-        let _ = self.kept.set(value);
+        unpoisoned(&self.kept).get_or_insert(value);
+    }
+
+    /// Keeps nothing any more.
+    pub(crate) fn release_kept(&self) {
+        let kept = unpoisoned(&self.kept).take();
+        drop(kept);
     }
 
     /// Ends the writing that is meant to reach others.
@@ -272,6 +307,26 @@ impl Mapping {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     }
 
+    /// As [`write`](Self::write), past the cache if they are many.
+    ///
+    /// # Panics
+    /// As of [`write`](Self::write).
+    pub(crate) fn stream(&self, offset: usize, bytes: &[u8]) {
+        assert!(self.is_writable() && offset + bytes.len() <= self.len());
+        // SAFETY: as above.
+        unsafe { store::copy(self.as_mut_ptr().wrapping_add(offset), bytes) };
+    }
+
+    /// Writes zeros to all of `range`.
+    ///
+    /// # Panics
+    /// If it is not inside, or the mapping is read-only.
+    pub(crate) fn zero(&self, range: Range<usize>) {
+        assert!(self.is_writable() && range.start <= range.end && range.end <= self.len());
+        // SAFETY: inside the range, which is writable.
+        unsafe { store::zero(self.as_mut_ptr().wrapping_add(range.start), range.len()) };
+    }
+
     /// Copies `length` bytes at `offset` out; another process may be writing them.
     ///
     /// # Panics
@@ -331,8 +386,12 @@ impl Words for Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        let elsewhere = |generation: &u64| *generation != os::fork_generation();
-        if self.kept_from_children.get().is_some_and(elsewhere) {
+        let elsewhere = |generation: u64| generation != os::fork_generation();
+        let kept = self.kept_from_children.get_mut();
+        if kept
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(elsewhere)
+        {
             // This child never had the range; what lies there now is somebody else's.
             return;
         }
@@ -344,6 +403,10 @@ impl Drop for Mapping {
         // SAFETY: nobody uses the field after this, the one drop.
         unsafe { ManuallyDrop::drop(&mut self.memory) };
     }
+}
+
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The published segment that holds all of `length` bytes at `address`, the offset of the first

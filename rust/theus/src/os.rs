@@ -1,6 +1,6 @@
 //! The only system calls: create, reserve, link, lock, advise, unlink.
 
-#![expect(unsafe_code, reason = "leases and fork handlers have no safe wrapper")]
+#![expect(unsafe_code, reason = "fork handlers have no safe wrapper")]
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -10,14 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Once, OnceLock};
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 use crate::limits;
-
-/// From Linux's `fcntl.h`; the libc crate lacks it.
-const F_SETSIG: libc::c_int = 10;
 
 /// Where named memory lies.
 pub(crate) const DIRECTORY: &str = "/dev/shm";
@@ -75,6 +72,15 @@ pub(crate) fn link(file: &impl AsFd, path: &Path) -> Result<()> {
         .map_err(|errno| failed("publishing a segment under its name", errno))
 }
 
+/// Gives a file another name, which must be new; false if it has lost the old one.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<bool> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(failed("renaming a segment", errno)),
+    }
+}
+
 /// Removes a name; one that is gone already, or a directory's by now, is no error.
 pub(crate) fn unlink(path: &Path) -> Result<bool> {
     match rustix::fs::unlink(path) {
@@ -86,10 +92,20 @@ pub(crate) fn unlink(path: &Path) -> Result<bool> {
 
 /// Opens a file to be read: never a link, never waiting for a peer.
 pub(crate) fn open_read_only(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    open(path, OFlags::RDONLY)
+}
+
+/// As [`open_read_only`], to be written too.
+pub(crate) fn open_read_write(path: &Path) -> Result<OwnedFd> {
+    open(path, OFlags::RDWR)
+}
+
+fn open(path: &Path, access: OFlags) -> Result<OwnedFd> {
+    let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(file) => Ok(file),
-        Err(Errno::NOENT) => Err(Error::SegmentNotFound {
+        // What is leased was freed while this call looked at the name.
+        Err(Errno::NOENT | Errno::WOULDBLOCK) => Err(Error::SegmentNotFound {
             path: path.to_owned(),
         }),
         Err(Errno::LOOP) => Err(corrupt(path, "it is a symbolic link")),
@@ -210,34 +226,6 @@ pub(crate) fn read_at(file: &OwnedFd, offset: usize, length: usize) -> Result<Ve
         }
     }
     Ok(bytes)
-}
-
-/// Whether nobody else has the file open or mapped, `None` if the file system cannot tell.
-///
-/// The lease is returned at once. Opening a leased file signals its holder; SIGURG is ignored by
-/// default, where the default for a lease, SIGIO, would end this process.
-pub(crate) fn is_unused(file: &OwnedFd) -> Option<bool> {
-    try_lease(file, libc::F_WRLCK)
-}
-
-/// Whether nobody can write the file: none has it open or mapped for writing. `file` cannot either.
-pub(crate) fn is_unwritten(file: &OwnedFd) -> bool {
-    try_lease(file, libc::F_RDLCK) == Some(true)
-}
-
-fn try_lease(file: &OwnedFd, kind: libc::c_int) -> Option<bool> {
-    let fd = file.as_raw_fd();
-    // SAFETY: F_SETSIG takes a descriptor, which `file` keeps open, and an integer.
-    unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGURG) };
-    // SAFETY: so does F_SETLEASE.
-    let granted = unsafe { libc::fcntl(fd, libc::F_SETLEASE, kind) };
-    if granted == 0 {
-        // SAFETY: as above.
-        unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) };
-        return Some(true);
-    }
-    let busy = io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
-    busy.then_some(false)
 }
 
 static GENERATION: AtomicU64 = AtomicU64::new(0);

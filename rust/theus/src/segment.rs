@@ -6,14 +6,14 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 
-use crate::backend::{Backend, Draft, Place, Published, SpillDirectory};
+use crate::backend::{Backend, Draft, Place, Published, SpillDirectory, Warm};
 use crate::budget::Reservation;
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
@@ -24,6 +24,7 @@ use crate::layout::table::{self, BlankColumn, ExtraCopy, TableFile, Validation};
 use crate::layout::tensor::{body_offset, read_header};
 use crate::mapping::Mapping;
 use crate::os;
+use crate::pool::Pool;
 use crate::tensor::{Element, Tensor, spec_of};
 use crate::zone::Zone;
 
@@ -43,12 +44,18 @@ pub struct Segment {
     written_here: bool,
     batches: OnceLock<Vec<RecordBatch>>,
     reservation: Option<Arc<Reservation>>,
+    /// Who takes the memory over when the segment is freed.
+    pool: Option<Arc<Pool>>,
+    /// How many children had been forked when it was published.
+    forks: AtomicU64,
 }
 
 #[derive(Debug)]
 enum Stage {
     Draft(Box<dyn Draft>),
-    Published(Arc<Mapping>),
+    Published(Arc<Mapping>, Option<Warm>),
+    /// It is being dropped.
+    Freed,
 }
 
 impl Segment {
@@ -75,6 +82,8 @@ impl Segment {
             written_here: true,
             batches: OnceLock::new(),
             reservation: Some(reservation),
+            pool: zone.pool().cloned(),
+            forks: AtomicU64::new(0),
         }
     }
 
@@ -121,13 +130,16 @@ impl Segment {
             name,
             content,
             length: mapping.len(),
-            stage: Mutex::new(Stage::Published(Arc::new(mapping))),
+            stage: Mutex::new(Stage::Published(Arc::new(mapping), None)),
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
             owner: Some(os::fork_generation()),
             written_here: false,
             batches: OnceLock::new(),
             reservation: Some(reservation),
+            // Its like is made by a worker, who has no pool.
+            pool: None,
+            forks: AtomicU64::new(0),
         })
     }
 
@@ -184,13 +196,15 @@ impl Segment {
             name,
             content,
             length: mapping.len(),
-            stage: Mutex::new(Stage::Published(Arc::new(mapping))),
+            stage: Mutex::new(Stage::Published(Arc::new(mapping), None)),
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
             owner: None,
             written_here: false,
             batches: OnceLock::new(),
             reservation: None,
+            pool: None,
+            forks: AtomicU64::new(0),
         })
     }
 
@@ -211,15 +225,25 @@ impl Segment {
             self.place.storage().full(self.content.spec.key(), length)
         };
         self.content.complete(draft.mapping());
-        let Published { mapping, copied } = draft.publish()?.ok_or_else(full)?;
+        let Published {
+            mapping,
+            copied,
+            warm,
+        } = draft.publish()?.ok_or_else(full)?;
         if let Some(reservation) = &self.reservation {
             mapping.keep(reservation.clone());
         }
-        draft.mapping().register(&self.name);
+        if warm.is_some() {
+            draft.mapping().release_kept();
+        } else {
+            // Views were made of it, perhaps.
+            draft.mapping().register(&self.name);
+        }
         mapping.register(&self.name);
+        self.forks.store(os::forks(), Ordering::SeqCst);
         self.copied.store(copied, Ordering::SeqCst);
         self.linked.store(true, Ordering::SeqCst);
-        *stage = Stage::Published(mapping);
+        *stage = Stage::Published(mapping, warm);
         KillPoint::SegmentPublished.pass();
         Ok(())
     }
@@ -243,7 +267,8 @@ impl Segment {
     pub fn mapping(&self) -> Arc<Mapping> {
         match &*self.stage() {
             Stage::Draft(draft) => Arc::clone(draft.mapping()),
-            Stage::Published(mapping) => Arc::clone(mapping),
+            Stage::Published(mapping, _) => Arc::clone(mapping),
+            Stage::Freed => unreachable!("nobody has what is being dropped"),
         }
     }
 
@@ -346,7 +371,7 @@ impl Segment {
         if !matches!(self.spec(), Spec::Table(_)) {
             return Err(Error::NotATable { key: key() });
         }
-        let Stage::Published(mapping) = &*self.stage() else {
+        let Stage::Published(mapping, _) = &*self.stage() else {
             return Err(Error::Unpublished { key: key() });
         };
         let read = |range: Range<usize>| mapping.read(range.start, range.len());
@@ -383,7 +408,7 @@ impl Segment {
     /// Whether it has been published.
     #[must_use]
     pub fn is_published(&self) -> bool {
-        matches!(&*self.stage(), Stage::Published(_))
+        matches!(&*self.stage(), Stage::Published(..))
     }
 
     /// Whether its name exists, as far as this process knows: a reader asks the file system.
@@ -413,6 +438,27 @@ impl Segment {
         }
     }
 
+    /// Lets the next segment have the memory; false: there is no pool, or it does not want it.
+    fn recycle(&mut self) -> bool {
+        let Some(pool) = &self.pool else {
+            return false;
+        };
+        if self.spec().mutable() || self.is_spilled() {
+            return false;
+        }
+        // Our own mapping must be gone before others can be said to be.
+        self.batches.take();
+        let stage = self.stage.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Stage::Published(_, warm) = stage else {
+            return false;
+        };
+        let warm = warm.take();
+        let length = self.length as u64;
+        *stage = Stage::Freed;
+        self.reservation = None;
+        pool.free(&self.name, length, warm, *self.forks.get_mut())
+    }
+
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.stage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -420,6 +466,10 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
+        let linked = self.owner == Some(os::fork_generation()) && *self.linked.get_mut();
+        if linked && self.recycle() {
+            return;
+        }
         // A name that cannot be removed now is removed by the session's end, or a later sweep.
         let _ = self.unlink();
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Once;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use crate::descriptor::{PREFIX, SessionId};
+use crate::descriptor::{HIDDEN, PREFIX, SessionId};
 
 const MEMORY: &CStr = c"/dev/shm";
 const SESSIONS: usize = 64;
@@ -148,6 +148,7 @@ fn remove_names(directory: &CStr, locks: bool) {
 }
 
 fn is_ours(name: &[u8], locks: bool) -> bool {
+    let name = name.strip_prefix(HIDDEN.as_bytes()).unwrap_or(name);
     let Some(rest) = name.strip_prefix(PREFIX.as_bytes()) else {
         return false;
     };

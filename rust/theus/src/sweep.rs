@@ -255,7 +255,9 @@ fn describe(id: SessionId) -> Result<Option<SessionInfo>> {
 }
 
 fn entry_lengths(storage: &dyn Storage, names: &[SegmentName]) -> Vec<u64> {
-    let entries = names.iter().filter(|name| name.number != 0);
+    let entries = names
+        .iter()
+        .filter(|name| name.number != 0 && !name.is_hidden());
     entries.filter_map(|name| storage.length_of(name)).collect()
 }
 

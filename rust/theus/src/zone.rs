@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::backend::{Backend, Place, SpillDirectory};
 use crate::budget::Budget;
 use crate::descriptor::SessionId;
+use crate::pool::Pool;
 
 /// One process's part of a session's heavy zone.
 #[derive(Debug, Clone)]
@@ -14,20 +15,26 @@ pub struct Zone {
     backend: Backend,
     budget: Arc<Budget>,
     spill: Option<SpillDirectory>,
+    pool: Option<Arc<Pool>>,
 }
 
 impl Zone {
-    pub(crate) fn new(
+    /// The part of the owner, who has `reserve` bytes ready.
+    pub(crate) fn of_owner(
         session: SessionId,
         backend: Backend,
         budget: Budget,
         spill: Option<SpillDirectory>,
+        reserve: u64,
     ) -> Self {
+        let budget = Arc::new(budget);
+        let pool = Pool::new(backend, &budget, reserve);
         Self {
             session,
             backend,
-            budget: Arc::new(budget),
+            budget,
             spill,
+            pool,
         }
     }
 
@@ -35,7 +42,13 @@ impl Zone {
     #[must_use]
     pub fn of_worker(session: SessionId, budget: Budget) -> Self {
         let spill = SpillDirectory::of(&session);
-        Self::new(session, Backend::Linux, budget, spill)
+        Self {
+            session,
+            backend: Backend::Linux,
+            budget: Arc::new(budget),
+            spill,
+            pool: None,
+        }
     }
 
     /// The session.
@@ -54,6 +67,11 @@ impl Zone {
     #[must_use]
     pub fn spill(&self) -> Option<&SpillDirectory> {
         self.spill.as_ref()
+    }
+
+    /// The pages that are ready for the owner's next segments.
+    pub(crate) fn pool(&self) -> Option<&Arc<Pool>> {
+        self.pool.as_ref()
     }
 
     pub(crate) fn memory(&self) -> Place {

@@ -1,4 +1,4 @@
-//! Nameless files that are reserved, filled and then linked; leases; a lock that no child inherits.
+//! Nameless files that are reserved, filled and then linked; a lock that no child inherits.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -6,16 +6,16 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use super::{Access, Available, Capabilities, Draft, Lock, Published, Storage};
+use super::nameless::{self, Nameless};
+use super::{Access, Available, Capabilities, Draft, Lock, Storage};
 use crate::cgroup;
-use crate::descriptor::{PREFIX, SegmentName, SessionId};
+use crate::descriptor::{HIDDEN, PREFIX, SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
+use crate::lease;
 use crate::limits::check_mappings;
 use crate::mapping::Mapping;
 use crate::os;
-
-const COPY_BYTES: usize = 4 << 20;
 
 /// What lies in `/dev/shm`.
 pub(super) static MEMORY: LazyLock<Linux> = LazyLock::new(|| Linux {
@@ -104,13 +104,10 @@ impl Storage for Linux {
         // What lies past the file's end is not touched before it has been reserved.
         let mapping = Arc::new(Mapping::writable(&file, range)?);
         KillPoint::DraftMapped.pass();
-        Ok(Some(Box::new(Nameless {
-            path: self.path(name),
-            file: File::from(file),
-            access,
-            mapping,
-            forks,
-        })))
+        let path = self.path(name);
+        Ok(Some(Box::new(Nameless::new(
+            path, file, access, mapping, forks,
+        ))))
     }
 
     fn adopt(&self, name: &SegmentName, file: OwnedFd) -> Result<Option<Mapping>> {
@@ -121,7 +118,7 @@ impl Storage for Linux {
         let length = usize::try_from(os::status(&file)?.length).unwrap_or(0);
         let mapping = Mapping::read_only(&file, length)?;
         // The length once more: until now it could be changed.
-        if os::is_unwritten(&file) && os::status(&file)?.length == length as u64 {
+        if lease::is_unwritten(&file) && os::status(&file)?.length == length as u64 {
             KillPoint::OutputProven.pass();
             os::link(&file, &path)?;
             KillPoint::OutputLinked.pass();
@@ -129,7 +126,7 @@ impl Storage for Linux {
         }
         // By system calls: who can write it can shorten it, and a mapping would end this process.
         let read = |offset, length| os::read_at(&file, offset, length);
-        let Some(copy) = copy(&self.directory, length, read)? else {
+        let Some(copy) = nameless::copy(&self.directory, length, read)? else {
             return Ok(None);
         };
         let reader = os::reopen_read_only(&copy)?;
@@ -165,9 +162,10 @@ impl Storage for Linux {
     }
 
     fn sessions(&self) -> Result<Vec<SessionId>> {
-        let names = os::names(&self.directory, PREFIX)?;
+        let mut names = os::names(&self.directory, PREFIX)?;
+        names.extend(os::names(&self.directory, &format!("{HIDDEN}{PREFIX}"))?);
         let ids = names.iter().filter_map(|name| {
-            let segment = name.parse::<SegmentName>().ok();
+            let segment = SegmentName::of_file(name);
             segment
                 .map(|segment| segment.session)
                 .or_else(|| SessionId::of_lock(name))
@@ -176,8 +174,11 @@ impl Storage for Linux {
     }
 
     fn segments_of(&self, session: &SessionId) -> Result<Vec<SegmentName>> {
-        let names = os::names(&self.directory, &format!("{PREFIX}{session}-"))?;
-        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+        let prefix = format!("{PREFIX}{session}-");
+        let mut names = os::names(&self.directory, &prefix)?;
+        names.extend(os::names(&self.directory, &format!("{HIDDEN}{prefix}"))?);
+        let names = names.iter().filter_map(|name| SegmentName::of_file(name));
+        Ok(names.collect())
     }
 
     fn is_unused(&self, name: &SegmentName) -> Option<bool> {
@@ -185,7 +186,7 @@ impl Storage for Linux {
         if !status.regular || !status.own {
             return None;
         }
-        os::is_unused(&os::open_read_only(&self.path(name)).ok()?)
+        lease::is_unused(&os::open_read_only(&self.path(name)).ok()?)
     }
 
     fn lock(&self, session: &SessionId, note: &[u8]) -> Result<Box<dyn Lock>> {
@@ -231,132 +232,6 @@ impl Storage for Linux {
 
     fn lock_path(&self, session: &SessionId) -> PathBuf {
         self.directory.join(session.lock_name())
-    }
-}
-
-fn copy(
-    directory: &Path,
-    length: usize,
-    read: impl Fn(usize, usize) -> Result<Vec<u8>>,
-) -> Result<Option<File>> {
-    let file = os::create_nameless(directory)?;
-    if !os::reserve(&file, 0, length as u64)? {
-        return Ok(None);
-    }
-    let copy = File::from(file);
-    for offset in (0..length).step_by(COPY_BYTES) {
-        let piece = read(offset, COPY_BYTES.min(length - offset))?;
-        os::write_at(&copy, &piece, offset as u64)?;
-    }
-    Ok(Some(copy))
-}
-
-/// A file without a name; the kernel frees it with its last reference.
-#[derive(Debug)]
-struct Nameless {
-    path: PathBuf,
-    file: File,
-    access: Access,
-    mapping: Arc<Mapping>,
-    forks: u64,
-}
-
-impl Nameless {
-    /// Ends all writing to the file, or to a copy of it.
-    fn close(&self) -> Result<Option<Closed>> {
-        let (file, mapping) = self.close_to_writes(&self.file)?;
-        if self.forks == os::forks() {
-            let copied = false;
-            return Ok(Some(Closed {
-                file,
-                mapping,
-                copied,
-            }));
-        }
-        // A child that was forked since has the old pages mapped and could still write them.
-        let directory = self.path.parent().unwrap_or(Path::new(os::DIRECTORY));
-        let read = |offset, length| Ok(self.mapping.read(offset, length));
-        let Some(copy) = copy(directory, self.mapping.len(), read)? else {
-            return Ok(None);
-        };
-        let (file, mapping) = self.close_to_writes(&copy)?;
-        let copied = true;
-        Ok(Some(Closed {
-            file,
-            mapping,
-            copied,
-        }))
-    }
-
-    /// Keeps what is written from now on to the draft's mapping out of `file`, which it then shows;
-    /// a description and a mapping that cannot write.
-    fn close_to_writes(&self, file: &File) -> Result<(OwnedFd, Arc<Mapping>)> {
-        let reader = os::reopen_read_only(file)?;
-        self.mapping.make_private(&reader)?;
-        let mapping = Mapping::read_only(&reader, self.mapping.len())?;
-        Ok((reader, Arc::new(mapping)))
-    }
-}
-
-/// What a draft is when nobody can write it any more.
-struct Closed {
-    file: OwnedFd,
-    mapping: Arc<Mapping>,
-    copied: bool,
-}
-
-impl Draft for Nameless {
-    fn mapping(&self) -> &Arc<Mapping> {
-        &self.mapping
-    }
-
-    /// Writing into fresh pages does not zero them first, as faulting them in does.
-    fn write(&self, offset: usize, data: &[u8]) -> Result<()> {
-        os::write_at(&self.file, data, offset as u64)?;
-        KillPoint::DraftWritten.pass();
-        Ok(())
-    }
-
-    fn grow(&self, length: u64) -> Result<bool> {
-        os::reserve(&self.file, 0, length)
-    }
-
-    fn resize(&mut self, length: u64) -> Result<bool> {
-        if !os::reserve(&self.file, 0, length)? {
-            return Ok(false);
-        }
-        os::truncate(&self.file, length)?;
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        self.mapping = Arc::new(Mapping::writable(&self.file, length)?);
-        KillPoint::DraftResized.pass();
-        Ok(true)
-    }
-
-    fn hand_over(&self) -> Result<Option<OwnedFd>> {
-        Ok(self.close()?.map(|closed| closed.file))
-    }
-
-    fn publish(&self) -> Result<Option<Published>> {
-        if self.access == Access::Shared {
-            os::link(&self.file, &self.path)?;
-            KillPoint::SegmentLinked.pass();
-            return Ok(Some(Published {
-                mapping: Arc::clone(&self.mapping),
-                copied: false,
-            }));
-        }
-        let Some(Closed {
-            file,
-            mapping,
-            copied,
-        }) = self.close()?
-        else {
-            return Ok(None);
-        };
-        KillPoint::DraftSealed.pass();
-        os::link(&file, &self.path)?;
-        KillPoint::SegmentLinked.pass();
-        Ok(Some(Published { mapping, copied }))
     }
 }
 

@@ -4,11 +4,14 @@
 //! [capability](Capabilities), and the suite counts what it has to skip without it.
 
 mod linux;
+mod nameless;
 mod portable;
+mod spare;
 mod spill;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +20,7 @@ use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
 
+pub(crate) use spare::{Spare, Use, Warm};
 pub use spill::SpillDirectory;
 
 /// A way to make named shared memory.
@@ -201,6 +205,12 @@ pub(crate) trait Draft: fmt::Debug + Send + Sync {
     /// Copies `data` to `offset`; several threads may do so side by side.
     fn write(&self, offset: usize, data: &[u8]) -> Result<()>;
 
+    /// Makes all of `range` zero, which it is unless the pages were a freed segment's; as
+    /// [`write`](Self::write).
+    fn zero(&self, _range: Range<usize>) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the first `length` bytes of the range usable; false: no space.
     fn grow(&self, length: u64) -> Result<bool>;
 
@@ -223,6 +233,8 @@ pub(crate) struct Published {
     pub(crate) mapping: Arc<Mapping>,
     /// Whether they were copied, because this process had forked since the draft was made.
     pub(crate) copied: bool,
+    /// What lets the pages be written again once the segment has been freed.
+    pub(crate) warm: Option<Warm>,
 }
 
 /// A held lock; it is let go when the process ends, or this is dropped.

@@ -293,7 +293,12 @@ impl Draft for Copied {
             }
         };
         let copied = false;
-        Ok(Some(Published { mapping, copied }))
+        let warm = None;
+        Ok(Some(Published {
+            mapping,
+            copied,
+            warm,
+        }))
     }
 }
 

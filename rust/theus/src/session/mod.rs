@@ -11,7 +11,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 
-use crate::backend::{Backend, Lock, SpillDirectory};
+use crate::backend::{Available, Backend, Lock, SpillDirectory};
 use crate::budget::Budget;
 use crate::catalog::CatalogWriter;
 use crate::descriptor::{SegmentName, SessionId};
@@ -46,6 +46,9 @@ pub struct Config {
     pub heavy_limit: Option<u64>,
     /// Where segments go that do not fit in memory; without it, they are an error.
     pub spill_dir: Option<PathBuf>,
+    /// How many bytes of memory are made ready in the background, before segments need them. They are
+    /// no entry's, and given back to whoever needs them.
+    pub reserve: u64,
 }
 
 /// A session: the process that creates it owns its segments. Clones are the same session.
@@ -86,7 +89,8 @@ impl Session {
     /// Sweeps what dead sessions left, then creates one.
     ///
     /// # Errors
-    /// [`Error::Os`] or [`Error::HeavyZoneFull`] if the lock or the catalog cannot be made,
+    /// [`Error::Os`] or [`Error::HeavyZoneFull`] if the lock or the catalog cannot be made, or there
+    /// is no room for the reserve,
     /// [`Error::SpillDirectory`] if `spill_dir` cannot keep segments.
     pub fn create(config: Config) -> Result<Self> {
         os::at_fork(&[lock_registry, forget_sessions]);
@@ -95,6 +99,7 @@ impl Session {
             None => None,
         };
         sweep(config.spill_dir.as_deref())?;
+        check_reserve(&config)?;
         let id = SessionId::random()?;
         let (budget, budget_file) = Budget::create(config.heavy_limit)?;
         // From here on the next sweep removes what this function leaves when it fails.
@@ -102,7 +107,7 @@ impl Session {
         let spill_lock = spill.as_ref().map(|spill| spill.lock(&id)).transpose()?;
         let catalog = CatalogWriter::create(config.backend, &id)?;
         signals::guard(&id, spill.as_ref().map(SpillDirectory::path));
-        let zone = Zone::new(id.clone(), config.backend, budget, spill);
+        let zone = Zone::of_owner(id.clone(), config.backend, budget, spill, config.reserve);
         Ok(Self(Arc::new(Inner {
             id,
             config,
@@ -141,6 +146,12 @@ impl Session {
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         self.0.zone.budget().used()
+    }
+
+    /// The bytes that are no segment's, and ready for the next ones: what was freed, and the reserve.
+    #[must_use]
+    pub fn ready_bytes(&self) -> u64 {
+        self.0.zone.pool().map_or(0, |pool| pool.bytes())
     }
 
     /// Where its segments are made.
@@ -415,6 +426,9 @@ impl Inner {
         for segment in segments.iter().filter_map(Weak::upgrade) {
             unlinked = unlinked.and(segment.unlink());
         }
+        if let Some(pool) = self.zone.pool() {
+            pool.close();
+        }
         KillPoint::CloseSegmentsGone.pass();
         storage.unlink(&self.id.segment(0))?;
         KillPoint::CloseCatalogGone.pass();
@@ -451,6 +465,28 @@ fn new_lock(
 ) -> Result<Box<dyn Lock>> {
     let note = spill.map_or(b"".as_slice(), |spill| spill.path().as_os_str().as_bytes());
     backend.storage().lock(id, note)
+}
+
+/// Refuses a reserve for which there is no room even now.
+fn check_reserve(config: &Config) -> Result<()> {
+    let mut room = config.backend.storage().available();
+    if let Some(limit) = config.heavy_limit
+        && room.as_ref().is_none_or(|room| limit < room.bytes)
+    {
+        room = Some(Available {
+            bytes: limit,
+            limit: "heavy_limit".into(),
+        });
+    }
+    match room {
+        Some(Available { bytes, limit }) if bytes < config.reserve => Err(Error::HeavyZoneFull {
+            key: "the reserve".to_owned(),
+            requested: config.reserve,
+            available: bytes,
+            limit,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn lock_registry(moment: Fork) {

@@ -1,0 +1,370 @@
+//! The memory that a session has ready: pages of freed segments, and a reserve made beforehand.
+//!
+//! Making pages is what costs when a segment is written: the kernel zeroes each, and maps it at a
+//! fault. Here they stay in place until the next segment of about their size takes them. They are
+//! given back when others need the memory, and after a while.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Access, Backend, Draft, Spare, Use, Warm};
+use crate::budget::Budget;
+use crate::descriptor::SegmentName;
+use crate::directory;
+use crate::error::Result;
+use crate::os;
+
+/// How long pages wait for the next segment, beyond the reserve.
+const KEPT: Duration = Duration::from_secs(10);
+
+/// How long a freed segment's pages wait for those who have it mapped still.
+const AWAITED: Duration = Duration::from_secs(1);
+
+/// How many there are at most: each takes a descriptor.
+const MOST_SPARES: usize = 32;
+
+/// How often these are looked for.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// How much a reserve leaves free for others.
+const LEFT_BYTES: u64 = 64 << 20;
+
+/// A reserve is made by a thread that gives way to all others.
+const NICE: i32 = 19;
+
+/// Memory that is ready for the owner's next segments.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    budget: Arc<Budget>,
+    /// How many bytes are to be ready, if nobody else needs them.
+    reserve: u64,
+    generation: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The oldest first.
+    spares: VecDeque<Kept>,
+    /// Bytes of the reserve that are being made.
+    making: u64,
+    /// The length of the last segment for which there was nothing.
+    missed: Option<u64>,
+    keeper: bool,
+    /// No room for a reserve was found, since when no segment was made or freed.
+    full: bool,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Kept {
+    spare: Spare,
+    since: Instant,
+    /// Whether the kernel has said that nobody has it.
+    proven: bool,
+}
+
+impl State {
+    fn bytes(&self) -> u64 {
+        let bytes: u64 = self.spares.iter().map(|kept| kept.spare.length()).sum();
+        bytes + self.making
+    }
+
+    /// Takes out the oldest until no more than `most` bytes are left, and room for one more; to be
+    /// dropped without the lock.
+    fn shrink(&mut self, most: u64) -> Vec<Kept> {
+        let mut dropped = Vec::new();
+        while self.bytes() > most || self.spares.len() >= MOST_SPARES {
+            match self.spares.pop_front() {
+                Some(kept) => dropped.push(kept),
+                None => break,
+            }
+        }
+        dropped
+    }
+
+    /// Takes out what has waited in vain.
+    fn expire(&mut self, now: Instant, reserve: u64) -> Vec<Kept> {
+        let mut dropped = Vec::new();
+        let mut index = 0;
+        while let Some(kept) = self.spares.get_mut(index) {
+            if !kept.proven {
+                match kept.spare.claim() {
+                    Use::None => kept.proven = true,
+                    Use::Some => {}
+                    Use::Unknown => kept.since = now.checked_sub(AWAITED).unwrap_or(now),
+                }
+            }
+            let age = now.duration_since(kept.since);
+            let length = kept.spare.length();
+            let over = kept.proven && kept.spare.was_used() && age >= KEPT;
+            let in_vain = !kept.proven && age >= AWAITED;
+            if in_vain || over && self.bytes() - length >= reserve {
+                dropped.extend(self.spares.remove(index));
+            } else {
+                index += 1;
+            }
+        }
+        dropped
+    }
+
+    /// When to look again.
+    fn next_look(&self, now: Instant, reserve: u64) -> Option<Duration> {
+        if self.spares.iter().any(|kept| !kept.proven) {
+            return Some(LOOK);
+        }
+        let used = self.spares.iter().filter(|kept| kept.spare.was_used());
+        let over = used.filter(|kept| self.bytes() - kept.spare.length() >= reserve);
+        let ends = over.map(|kept| (kept.since + KEPT).saturating_duration_since(now));
+        ends.min()
+    }
+}
+
+impl Pool {
+    /// The pool of a session that has `reserve` bytes made; `None` where the system cannot prove that
+    /// nobody has a freed segment.
+    pub(crate) fn new(backend: Backend, budget: &Arc<Budget>, reserve: u64) -> Option<Arc<Self>> {
+        let whole = || directory::probe(os::DIRECTORY.as_ref()).ok();
+        if backend != Backend::Linux || !whole()?.missing().is_empty() {
+            return None;
+        }
+        let pool = Arc::new(Self {
+            budget: Arc::clone(budget),
+            reserve,
+            generation: os::fork_generation(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        if reserve > 0 {
+            pool.wake_keeper(&mut pool.state());
+        }
+        Some(pool)
+    }
+
+    /// The bytes that wait for segments.
+    pub(crate) fn bytes(&self) -> u64 {
+        if self.is_ours() {
+            self.state().bytes()
+        } else {
+            0
+        }
+    }
+
+    /// Takes over the memory of a segment that is freed, its name included; false: it is to be
+    /// unlinked.
+    pub(crate) fn free(
+        self: &Arc<Self>,
+        name: &SegmentName,
+        length: u64,
+        warm: Option<Warm>,
+        forks: u64,
+    ) -> bool {
+        if !self.is_ours() || length < Spare::LEAST_BYTES || forks != os::forks() {
+            return false;
+        }
+        let most = self.most();
+        let mut state = self.state();
+        if state.closed || length > most {
+            return false;
+        }
+        let dropped = state.shrink(most - length);
+        let spare = Spare::free(name, length, warm, forks);
+        let Ok(Some(spare)) = spare else {
+            // Its hidden name is gone with it.
+            return matches!(spare, Ok(None));
+        };
+        let proven = match spare.claim() {
+            Use::None => true,
+            Use::Some => false,
+            Use::Unknown => return true,
+        };
+        let since = Instant::now();
+        state.spares.push_back(Kept {
+            spare,
+            since,
+            proven,
+        });
+        state.full = false;
+        self.wake_keeper(&mut state);
+        drop(state);
+        drop(dropped);
+        true
+    }
+
+    /// A draft of `length` bytes in pages that are ready; `None`: there are none of about this size.
+    pub(crate) fn take(
+        self: &Arc<Self>,
+        name: &SegmentName,
+        access: Access,
+        length: u64,
+    ) -> Result<Option<Box<dyn Draft>>> {
+        if !self.is_ours() || length < Spare::LEAST_BYTES {
+            return Ok(None);
+        }
+        let mut state = self.state();
+        let found = Self::choose(&mut state, length);
+        if self.reserve > 0 {
+            if found.is_none() {
+                state.missed = Some(length);
+            }
+            state.full = false;
+            self.wake_keeper(&mut state);
+        }
+        drop(state);
+        let Some(mut spare) = found else {
+            return Ok(None);
+        };
+        if spare.length() != length && !spare.resize(length)? {
+            return Ok(None);
+        }
+        spare.into_draft(name, access).map(Some)
+    }
+
+    /// The one of the next length that nobody has. Others than those that fit would cost more, in
+    /// pages made or lost, than they save.
+    fn choose(state: &mut State, length: u64) -> Option<Spare> {
+        loop {
+            let fits = |kept: &Kept| {
+                let found = kept.spare.length();
+                found >= length - length / 4 && found / 2 <= length
+            };
+            let mut fitting: Vec<usize> = (0..state.spares.len())
+                .filter(|&index| fits(&state.spares[index]))
+                .collect();
+            fitting.sort_by_key(|&index| state.spares[index].spare.length().abs_diff(length));
+            let index = fitting.into_iter().find(|&index| {
+                let kept = &mut state.spares[index];
+                kept.proven = kept.proven || kept.spare.claim() == Use::None;
+                kept.proven
+            })?;
+            let kept = state.spares.remove(index)?;
+            if kept.spare.is_still_unused() {
+                return Some(kept.spare);
+            }
+        }
+    }
+
+    /// Gives memory back until no more than `most` bytes are ready; false: nothing was there.
+    pub(crate) fn shrink(&self, most: u64) -> bool {
+        if !self.is_ours() {
+            return false;
+        }
+        let dropped = self.state().shrink(most);
+        !dropped.is_empty()
+    }
+
+    /// Gives everything back, for good.
+    pub(crate) fn close(&self) {
+        if self.is_ours() {
+            let mut state = self.state();
+            state.closed = true;
+            let spares = std::mem::take(&mut state.spares);
+            self.changed.notify_all();
+            drop(state);
+            drop(spares);
+        }
+    }
+
+    /// How many bytes may be ready: never more than stay free for others, nor than the budget leaves.
+    fn most(&self) -> u64 {
+        let available = Backend::Linux.storage().available();
+        let available = available.map_or(0, |available| available.bytes);
+        available.min(self.budget.left())
+    }
+
+    fn is_ours(&self) -> bool {
+        self.generation == os::fork_generation()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_keeper(self: &Arc<Self>, state: &mut State) {
+        if state.keeper {
+            self.changed.notify_all();
+            return;
+        }
+        let pool = Arc::clone(self);
+        let thread = thread::Builder::new().name("theus-pool".to_owned());
+        let keeper = thread.spawn(move || pool.keep());
+        // Without a thread, what is not taken stays until the session is closed.
+        state.keeper = keeper.is_ok();
+    }
+
+    /// What the keeper's thread does until the session is closed.
+    fn keep(&self) {
+        let _ = rustix::process::nice(NICE); // of this thread
+        let mut state = self.state();
+        while !state.closed {
+            let now = Instant::now();
+            let dropped = state.expire(now, self.reserve);
+            if !dropped.is_empty() {
+                drop(state);
+                drop(dropped);
+                state = self.state();
+                continue;
+            }
+            if let Some(length) = self.lacking(&mut state) {
+                state.making = length;
+                drop(state);
+                let made = Spare::fresh(length, || self.may_go_on());
+                state = self.state();
+                state.making = 0;
+                match made {
+                    Ok(Some(spare)) if !state.closed => state.spares.push_back(Kept {
+                        spare,
+                        since: Instant::now(),
+                        proven: true,
+                    }),
+                    _ => state.full = true,
+                }
+                continue;
+            }
+            let look = state.next_look(now, self.reserve);
+            state = match look {
+                Some(look) => {
+                    let waited = self.changed.wait_timeout(state, look);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.changed.wait(state);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+    }
+
+    /// How long a spare the reserve lacks. A large one is cut to make one of the length that was
+    /// missed.
+    fn lacking(&self, state: &mut State) -> Option<u64> {
+        if state.full || self.reserve < Spare::LEAST_BYTES {
+            return None;
+        }
+        let missed = state.missed.filter(|missed| *missed < self.reserve);
+        if let Some(missed) = missed {
+            state.missed = None;
+            let fresh =
+                |kept: &&mut Kept| !kept.spare.was_used() && kept.spare.length() / 2 > missed;
+            if let Some(kept) = state.spares.iter_mut().find(fresh) {
+                let rest = kept.spare.length() - missed;
+                if kept.spare.resize(rest).is_ok() {
+                    return Some(missed);
+                }
+            }
+        }
+        let lacking = self.reserve.saturating_sub(state.bytes());
+        (lacking >= Spare::LEAST_BYTES).then_some(lacking)
+    }
+
+    /// Whether there is room to go on making a reserve.
+    fn may_go_on(&self) -> bool {
+        let available = Backend::Linux.storage().available();
+        let room = available.is_none_or(|available| available.bytes >= LEFT_BYTES);
+        let state = self.state();
+        room && !state.closed && state.bytes() <= self.budget.left()
+    }
+}
