@@ -6,7 +6,7 @@ import sys
 import pytest
 
 PROGRAM = """
-import sys
+import os, sys, time
 import numpy as np, pyarrow as pa, theus
 
 MIB = 1 << 20
@@ -38,6 +38,29 @@ attempt("result", lambda: int(send(lambda ctx: np.ones(80 * MIB, np.uint8)).sum(
 attempt("output", lambda: int(send(filled).sum()))
 attempt("domain", lambda: engine.compare_and_swap(engine.state.version, {"d": big}).version > 0)
 attempt("function", lambda: send(lambda ctx: int(big.sum())))
+# Memory that is ready gives way: to the owner, to messages, to what a worker makes.
+def freed():
+    status = os.statvfs("/dev/shm")
+    while status.f_bavail * status.f_frsize < 50 * MIB:  # until messages are gone
+        time.sleep(0.01)
+        status = os.statvfs("/dev/shm")
+    engine.heavy.put("freed", np.ones(18 * MIB, np.uint8))
+    engine.heavy.free("freed")
+    assert engine.heavy.stats()["ready_bytes"] > 18 * MIB
+def made(ctx):
+    out = ctx.heavy.alloc("out", 45 * MIB, np.uint8)
+    out[:] = 1
+    return out
+room = np.ones(45 * MIB, np.uint8)
+freed()
+print("room-put", int(engine.heavy.put("room", room).sum()))
+engine.heavy.free("room")
+freed()
+print("room-input", send(lambda ctx, value: int(value.sum()), value=room))
+freed()
+print("room-output", int(send(made).sum()))
+freed()
+print("room-result", int(send(lambda ctx: np.ones(45 * MIB, np.uint8)).sum()))
 # Many at once, each of which would fit alone.
 half = np.ones(30 * MIB, np.uint8)
 more = lambda ctx, value: value + 1
@@ -95,6 +118,8 @@ def test_what_does_not_fit_is_an_error(small_memory):
     found = dict(line.split(" ", 1) for line in done.stdout.splitlines())
     full = ["put", "alloc", "table", "input", "result", "output", "domain", "function"]
     assert {name: found[name] for name in full} == dict.fromkeys(full, "full")
+    rooms = ["room-put", "room-input", "room-output", "room-result"]
+    assert {name: found[name] for name in rooms} == dict.fromkeys(rooms, str(45 << 20))
     assert (found["small"], found["tiny"]) == ("full", "full")
     assert found["brim"] == str(20 << 20)
     assert found["left"] == "[] []"

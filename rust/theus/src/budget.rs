@@ -3,13 +3,21 @@
 //! A page that the owner and its workers share: the limit, and one counter for each process. Only
 //! its own process raises a counter; the owner lowers a worker's when it takes a segment over, and
 //! clears it when the worker has died. So nothing that a killed process had reserved stays counted.
+//!
+//! The page also says how much memory the owner's pool has ready, and lets a worker that finds no
+//! space ask for it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use rustix::fs::Timespec;
 use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
+use rustix::thread::futex;
 
 use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
@@ -18,11 +26,20 @@ use crate::os::{self, failed};
 use crate::shared::{Counters, Words, tell};
 
 /// How many processes share a budget at most, the owner counted.
-pub const SEATS: usize = 1023;
+pub const SEATS: usize = 1019;
 
 // Numbers of words.
 const LIMIT: usize = 0;
-const COUNTERS: usize = 1;
+/// How many bytes the owner has ready; none of them is counted.
+const READY: usize = 1;
+/// How often others have asked for these, and up to which time they were given back.
+const ASKED: usize = 2;
+const ANSWERED: usize = 3;
+/// What the owner's pool waits at.
+const BELL: usize = 4;
+const COUNTERS: usize = 5;
+/// How long one who finds no space waits for the owner's pool.
+const PATIENCE: Duration = Duration::from_secs(1);
 const PAGE_BYTES: usize = (COUNTERS + SEATS) * size_of::<u64>();
 
 /// One process's way to the shared counters.
@@ -106,6 +123,57 @@ impl Budget {
         })
     }
 
+    /// Says that the owner's pool has `bytes` ready.
+    pub(crate) fn set_ready(&self, bytes: u64) {
+        self.mapping.store(READY, bytes);
+    }
+
+    /// Has the owner's pool give back what it has ready; false if it has nothing, or does not answer.
+    pub(crate) fn ask_for_ready(&self) -> bool {
+        if self.mapping.load(READY) == 0 {
+            return false;
+        }
+        let asked = self.mapping.update(ASKED, |asked| asked + 1) + 1;
+        self.ring();
+        let start = Instant::now();
+        while self.mapping.load(ANSWERED) < asked {
+            if start.elapsed() >= PATIENCE {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    /// How often others have asked for what is ready.
+    pub(crate) fn asked(&self) -> u64 {
+        self.mapping.load(ASKED)
+    }
+
+    /// Tells who has asked up to this time that it is given back.
+    pub(crate) fn answer(&self, asked: u64) {
+        tell(&self.mapping, ANSWERED, asked);
+    }
+
+    /// Wakes the owner's pool.
+    pub(crate) fn ring(&self) {
+        let bell = self.mapping.bell(BELL);
+        bell.fetch_add(1, Ordering::SeqCst);
+        let _ = futex::wake(bell, futex::Flags::empty(), 1);
+    }
+
+    /// What to pass to [`wait`](Self::wait), taken before one looks whether there is something to do.
+    pub(crate) fn bell(&self) -> u32 {
+        self.mapping.bell(BELL).load(Ordering::SeqCst)
+    }
+
+    /// Waits until the bell has rung since it was `seen`, no longer than `timeout`.
+    pub(crate) fn wait(&self, seen: u32, timeout: Option<Duration>) {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let bell = self.mapping.bell(BELL);
+        let _ = futex::wait(bell, futex::Flags::empty(), seen, timeout.as_ref());
+    }
+
     /// Gives back what this process had reserved.
     pub fn release(&self, bytes: u64) {
         self.counters().lower(self.seat, bytes);
@@ -154,7 +222,7 @@ impl Drop for Reservation {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
 

@@ -17,7 +17,7 @@ use crate::layout::Spec;
 use crate::layout::table::{BlankColumn, ExtraCopy, TableOptions, TableSpec, TableWriter};
 use crate::layout::tensor::TensorSpec;
 use crate::mapping::Mapping;
-use crate::zone::Zone;
+use crate::zone::{self, Zone};
 
 /// How much is read and written at a time when a draft moves to disk.
 const MOVED_BYTES: usize = 4 << 20;
@@ -284,11 +284,10 @@ impl<'a> Growing<'a> {
         }
         let storage = self.place.storage();
         let fits = |available: Available| more <= available.bytes;
-        let gives_way = || self.zone.pool().is_some_and(|pool| pool.shrink(0));
         let room = || storage.available().is_none_or(fits);
         let full = || storage.full(self.key, length);
         match &mut self.draft {
-            _ if more > 0 && !room() && !(gives_way() && room()) => return Err(full()),
+            _ if more > 0 && !room() && !(zone::make_room() && room()) => return Err(full()),
             Some(draft) => {
                 if draft.mapping().len() as u64 != length && !draft.resize(length)? {
                     return Err(full());
@@ -297,7 +296,7 @@ impl<'a> Growing<'a> {
             None => {
                 let make = || storage.create(self.name, self.access, length, length);
                 let mut made = make()?;
-                if made.is_none() && gives_way() {
+                if made.is_none() && zone::make_room() {
                     made = make()?;
                 }
                 self.draft = Some(made.ok_or_else(full)?);

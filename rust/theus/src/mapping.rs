@@ -9,7 +9,7 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
 use memmap2::{Advice, MmapOptions, MmapRaw, RemapOptions};
@@ -293,6 +293,14 @@ impl Mapping {
         // SAFETY: inside the range, which begins on a page and outlives the reference; while it is
         // shared this word is looked at only through atomics. Of a range that is mapped read-only
         // only relaxed loads are made, which std allows for memory that cannot be written.
+        unsafe { &*place.cast() }
+    }
+
+    /// Half of the word of this number, by which threads of several processes wait for each other.
+    pub(crate) fn bell(&self, word: usize) -> &AtomicU32 {
+        assert!(self.is_writable(), "only who may write a range rings in it");
+        let place: *const AtomicU64 = self.word(word);
+        // SAFETY: the half lies in the word, is aligned, and is looked at only by atomics of its size.
         unsafe { &*place.cast() }
     }
 

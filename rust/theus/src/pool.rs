@@ -5,7 +5,7 @@
 //! given back when others need the memory, and after a while.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,6 @@ pub(crate) struct Pool {
     reserve: u64,
     generation: u64,
     state: Mutex<State>,
-    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +135,6 @@ impl Pool {
             reserve,
             generation: os::fork_generation(),
             state: Mutex::default(),
-            changed: Condvar::new(),
         });
         if reserve > 0 {
             pool.wake_keeper(&mut pool.state());
@@ -262,8 +260,8 @@ impl Pool {
             let mut state = self.state();
             state.closed = true;
             let spares = std::mem::take(&mut state.spares);
-            self.changed.notify_all();
             drop(state);
+            self.budget.ring();
             drop(spares);
         }
     }
@@ -284,8 +282,9 @@ impl Pool {
     }
 
     fn wake_keeper(self: &Arc<Self>, state: &mut State) {
+        self.budget.set_ready(state.bytes());
         if state.keeper {
-            self.changed.notify_all();
+            self.budget.ring();
             return;
         }
         let pool = Arc::clone(self);
@@ -298,44 +297,52 @@ impl Pool {
     /// What the keeper's thread does until the session is closed.
     fn keep(&self) {
         let _ = rustix::process::nice(NICE); // of this thread
-        let mut state = self.state();
-        while !state.closed {
-            let now = Instant::now();
-            let dropped = state.expire(now, self.reserve);
-            if !dropped.is_empty() {
-                drop(state);
-                drop(dropped);
-                state = self.state();
-                continue;
+        let mut answered = self.budget.asked();
+        loop {
+            let bell = self.budget.bell();
+            let mut state = self.state();
+            if state.closed {
+                return;
             }
-            if let Some(length) = self.lacking(&mut state) {
-                state.making = length;
-                drop(state);
-                let made = Spare::fresh(length, || self.may_go_on());
-                state = self.state();
-                state.making = 0;
-                match made {
-                    Ok(Some(spare)) if !state.closed => state.spares.push_back(Kept {
-                        spare,
-                        since: Instant::now(),
-                        proven: true,
-                    }),
-                    _ => state.full = true,
-                }
-                continue;
-            }
-            let look = state.next_look(now, self.reserve);
-            state = match look {
-                Some(look) => {
-                    let waited = self.changed.wait_timeout(state, look);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-                None => {
-                    let waited = self.changed.wait(state);
-                    waited.unwrap_or_else(PoisonError::into_inner)
-                }
+            let asked = self.budget.asked();
+            let dropped = if asked > answered {
+                state.full = true;
+                state.shrink(0)
+            } else {
+                state.expire(Instant::now(), self.reserve)
             };
+            let lacking = self.lacking(&mut state);
+            state.making = lacking.unwrap_or(0);
+            self.budget.set_ready(state.bytes());
+            let look = state.next_look(Instant::now(), self.reserve);
+            drop(state);
+            drop(dropped);
+            if asked > answered {
+                self.budget.answer(asked);
+                answered = asked;
+            }
+            match lacking {
+                Some(length) => self.make(length, asked),
+                None => self.budget.wait(bell, look),
+            }
         }
+    }
+
+    /// Makes a part of the reserve, unless somebody needs the memory more.
+    fn make(&self, length: u64, asked: u64) {
+        let goes_on = || self.may_go_on() && self.budget.asked() == asked;
+        let made = Spare::fresh(length, goes_on);
+        let mut state = self.state();
+        state.making = 0;
+        match made {
+            Ok(Some(spare)) if !state.closed => state.spares.push_back(Kept {
+                spare,
+                since: Instant::now(),
+                proven: true,
+            }),
+            _ => state.full = true,
+        }
+        self.budget.set_ready(state.bytes());
     }
 
     /// How long a spare the reserve lacks. A large one is cut to make one of the length that was

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
 use crate::mapping::Mapping;
 use crate::os;
+use crate::zone;
 
 /// Every part begins at a multiple of this, as Arrow's and numpy's fastest loops like it.
 const ALIGNMENT: usize = 64;
@@ -55,7 +56,11 @@ impl Transient {
                 length: part,
             });
         }
-        let mut file = reserve(Path::new(os::DIRECTORY), memory, length)?;
+        let in_memory = || reserve(Path::new(os::DIRECTORY), memory, length);
+        let mut file = in_memory()?;
+        if file.is_none() && zone::make_room() {
+            file = in_memory()?;
+        }
         if let (None, Some(spill)) = (&file, spill) {
             file = reserve(spill, SpillDirectory::at(spill).storage(), length)?;
         }

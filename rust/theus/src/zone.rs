@@ -1,12 +1,50 @@
 //! Where a session's segments are made: memory within a budget, and disk for what does not fit.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::backend::{Backend, Place, SpillDirectory};
 use crate::budget::Budget;
 use crate::descriptor::SessionId;
 use crate::pool::Pool;
+
+/// Who may have memory ready, of all zones of this process.
+static READY: Mutex<Vec<Ready>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+struct Ready {
+    budget: Weak<Budget>,
+    /// The owner's; a worker asks its owner by way of the budget.
+    pool: Option<Weak<Pool>>,
+}
+
+/// Has every session of this process give back what it has ready and nobody uses; whether any had
+/// something.
+pub(crate) fn make_room() -> bool {
+    // Who holds it makes room already, or was another thread when this child was forked.
+    let Ok(mut ready) = READY.try_lock() else {
+        return false;
+    };
+    ready.retain(|ready| ready.budget.strong_count() > 0);
+    let mut made = false;
+    for Ready { budget, pool } in ready.iter() {
+        made |= match pool {
+            Some(pool) => pool.upgrade().is_some_and(|pool| pool.shrink(0)),
+            None => budget
+                .upgrade()
+                .is_some_and(|budget| budget.ask_for_ready()),
+        };
+    }
+    made
+}
+
+fn register(budget: &Arc<Budget>, pool: Option<&Arc<Pool>>) {
+    let mut ready = READY.lock().unwrap_or_else(PoisonError::into_inner);
+    ready.push(Ready {
+        budget: Arc::downgrade(budget),
+        pool: pool.map(Arc::downgrade),
+    });
+}
 
 /// One process's part of a session's heavy zone.
 #[derive(Debug, Clone)]
@@ -29,6 +67,9 @@ impl Zone {
     ) -> Self {
         let budget = Arc::new(budget);
         let pool = Pool::new(backend, &budget, reserve);
+        if pool.is_some() {
+            register(&budget, pool.as_ref());
+        }
         Self {
             session,
             backend,
@@ -42,10 +83,12 @@ impl Zone {
     #[must_use]
     pub fn of_worker(session: SessionId, budget: Budget) -> Self {
         let spill = SpillDirectory::of(&session);
+        let budget = Arc::new(budget);
+        register(&budget, None);
         Self {
             session,
             backend: Backend::Linux,
-            budget: Arc::new(budget),
+            budget,
             spill,
             pool: None,
         }
