@@ -105,10 +105,21 @@ lint: build ## formatting, lints and types; warnings fail
 	@count=$$(cargo tree --workspace --prefix none --format '{p}' | grep -o '^arrow v[^ ]*' | sort -u | wc -l); \
 		test "$$count" = 1 || { echo "expected one arrow version in the tree, found $$count"; exit 1; }
 
-bench: build ## peers side by side; SMOKE=1 for a short run
-	$(BIN)/python benches/python/run.py $(if $(SMOKE),--smoke)
-	$(BIN)/python benches/python/values.py $(if $(SMOKE),--smoke)
-	$(BIN)/python benches/python/tables.py $(if $(SMOKE),--smoke)
+# What it does at most, for the benches; both packages, as for the demo.
+FLOOR := $(TARGET)/release/examples/floor
+$(FLOOR): $(VENV)/.built rust/theus/examples/floor.rs
+	cargo build --quiet --release --package theus --package theus-python --example floor
+	touch $@
+
+# A short run needs no peers but those that .venv has: Ray and Dask are hundreds of megabytes.
+ifdef SMOKE
+bench: build $(FLOOR) ## peers side by side; SMOKE=1 for a short run, README=1 to show the figures there
+	THEUS_FLOOR=$(FLOOR) $(BIN)/python benches/python/run.py --smoke
+else
+bench: bench-env $(FLOOR)
+	THEUS_FLOOR=$(FLOOR) $(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY))
+	$(if $(README),$(BENCH_ENV)/bin/python benches/python/readme.py)
+endif
 
 # The peers and what draws the figures: an environment of its own, and in it the package as a user gets it.
 BENCH_ENV := $(TARGET)/bench-env

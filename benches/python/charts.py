@@ -19,9 +19,19 @@ from matplotlib.figure import Figure
 
 INK = "#768089"
 FAINT = "#8b949e55"
-# Theus is the one saturated colour; a floor is what nobody can beat, drawn in the ink.
-COLOURS = {"theus": "#e0601f", "floor": INK}
-OTHERS = ["#2f81c9", "#3a9157", "#a371c9", "#a68a1f", "#c9587a", "#2f9a9a", "#8a7a66"]
+# Theus is the one saturated colour; a floor is what nobody can beat, drawn in the ink. Those that
+# are in many figures have the same colour and mark in all; by the first word of their names.
+COLOURS = {
+    "theus": "#e0601f",
+    "floor": INK,
+    "processpoolexecutor": "#2f81c9",
+    "shared_memory": "#3a9157",
+    "joblib": "#a371c9",
+    "ray": "#a68a1f",
+    "dask": "#c9587a",
+    "one": "#2f9a9a",
+}
+OTHERS = ["#8a7a66", "#2f81c9", "#3a9157", "#a371c9", "#a68a1f", "#c9587a", "#2f9a9a"]
 MARKERS = "osD^vP*X"
 
 _STYLE = {
@@ -76,8 +86,18 @@ def figure(
 
 def colour(name: str, number: int = 0) -> str:
     """Return a contestant's own colour, by the first word of its name, or else the number-th."""
-    first = re.match(r"\w*", name)[0].lower()
-    return COLOURS.get(first, OTHERS[number % len(OTHERS)])
+    return COLOURS.get(_first_word(name), OTHERS[number % len(OTHERS)])
+
+
+def marker(name: str, number: int = 0) -> str:
+    """Return a contestant's own mark, or else the number-th."""
+    known = list(COLOURS)
+    first = _first_word(name)
+    return MARKERS[(known.index(first) if first in known else number) % len(MARKERS)]
+
+
+def _first_word(name: str) -> str:
+    return re.match(r"\w*", name)[0].lower()
 
 
 def line(axes: Axes, across, up, name: str, number: int = 0, **options) -> None:
@@ -85,7 +105,7 @@ def line(axes: Axes, across, up, name: str, number: int = 0, **options) -> None:
     if name.startswith("floor"):
         options = {"linestyle": "--", **options}
     else:
-        options = {"marker": MARKERS[number % len(MARKERS)], **options}
+        options = {"marker": marker(name, number), **options}
     axes.plot(across, up, color=colour(name, number), label=name, **options)
 
 

@@ -1,0 +1,146 @@
+"""What workers cost before and while they do nothing: start, memory, and an idle processor."""
+
+import os
+import time
+from contextlib import contextmanager, suppress
+
+import peers
+from household import household
+from rounds import OURS, Contestant, Group, Row
+from rows import CORES, GIB, contestant, size_name
+from samples import MIB, MS, PER_S, PERCENT
+
+_WORKERS = 8
+_SETTLING_S = 1
+_SMALL_BYTES = 8192
+_POOLS = (OURS, "ProcessPoolExecutor", "joblib", "Ray", "Dask")
+
+
+def groups(scale):
+    yield _starts(scale)
+    yield _memory(scale, scale.size(GIB))
+    yield _idle(scale)
+
+
+def _starts(scale):
+    """Start each in a process of its own, and wait for its end, so that no daemon is left."""
+    rows = [
+        Row("import", "import", MS),
+        Row("first-result", "start workers, first result", MS),
+        Row("script", "a script that runs one task, to its result", MS),
+    ]
+
+    def starting(name):
+        @contextmanager
+        def start():
+            _check_installed(name)
+
+            def take():
+                with household(name, CORES, "cold") as it:
+                    took = it.started
+                costs = {"import": [took["import"]]}
+                if name not in peers.ONLY_IMPORTED:
+                    costs |= {"first-result": [took["first"]], "script": [took["all"]]}
+                return costs
+
+            yield take
+
+        return start
+
+    who = [Contestant(name, starting(name)) for name in (*_POOLS, peers.IMPORTS)]
+    return Group("start", rows, who, scale.rounds(7))
+
+
+def _memory(scale, size):
+    """Measure one household at a time; the array itself is part of what is counted."""
+    what = f"memory for {size_name(size)} that {_WORKERS} workers read"
+    rows = [Row("memory", what, MIB)]
+
+    def holding(name):
+        @contextmanager
+        def start():
+            _check_installed(name)
+
+            def take():
+                with household(name, _WORKERS) as it:
+                    # What working on any array costs, numpy's import say, is not the array's.
+                    it.hold(_SMALL_BYTES)
+                    before = _pss(it)
+                    it.hold(size)
+                    return {"memory": [_pss(it) - before]}
+
+            yield take
+
+        return start
+
+    names = (OURS, "shared_memory", "joblib", "Ray", "ProcessPoolExecutor")
+    who = [
+        Contestant("floor: the bytes once", lambda: _always({"memory": [size]})),
+        *(contestant(name, holding(name)) for name in names),
+    ]
+    return Group("memory", rows, who, 1 if scale.smoke else 3)
+
+
+def _idle(scale):
+    """Watch all households over the same seconds: what a process used is counted for itself."""
+    seconds = scale.of(60, 2)
+    rows = [
+        Row("idle-cpu", f"{_WORKERS} idle workers: share of a processor", PERCENT),
+        Row("idle-wakes", f"{_WORKERS} idle workers: wake-ups", PER_S),
+    ]
+
+    def idling(name):
+        @contextmanager
+        def start():
+            _check_installed(name)
+            with household(name, _WORKERS) as it:
+                yield lambda: _used(it)
+
+        return start
+
+    def play(group, turns):
+        time.sleep(_SETTLING_S)
+        before = {name: turn() for name, turn in turns.items()}
+        time.sleep(seconds)
+        for name, turn in turns.items():
+            after = turn()
+            yield (
+                name,
+                {key: [(after[key] - before[name][key]) / seconds] for key in after},
+            )
+
+    return Group("idle", rows, [Contestant(name, idling(name)) for name in _POOLS], 1, play)
+
+
+def _check_installed(name):
+    if name not in peers.ONLY_IMPORTED:
+        peers.peer(name)
+
+
+@contextmanager
+def _always(costs):
+    yield lambda: costs
+
+
+def _pss(it):
+    """Return the bytes of all processes, those they share divided among them."""
+    total = 0
+    for process in it.processes():
+        for line in (process / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def _used(it):
+    """Return the seconds of processor time and the wake-ups of all processes so far."""
+    ticks = wakes = 0
+    for process in it.processes():
+        # Fields 14 and 15 of all, counted after the name, which may have spaces.
+        fields = (process / "stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+        for thread in (process / "task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                status = (thread / "status").read_text()
+                wakes += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return {"idle-cpu": ticks / os.sysconf("SC_CLK_TCK"), "idle-wakes": wakes}
