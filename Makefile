@@ -117,7 +117,7 @@ bench: build $(FLOOR) ## peers side by side; SMOKE=1 for a short run, README=1 t
 	THEUS_FLOOR=$(FLOOR) $(BIN)/python benches/python/run.py --smoke
 else
 bench: bench-env $(FLOOR)
-	THEUS_FLOOR=$(FLOOR) $(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY))
+	THEUS_FLOOR=$(FLOOR) $(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY) --into $(TARGET)/bench)
 	$(if $(README),$(BENCH_ENV)/bin/python benches/python/readme.py)
 endif
 

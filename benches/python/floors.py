@@ -18,7 +18,7 @@ import peers
 _MESSAGE = ("nothing", 1)
 _LENGTH = struct.Struct("<I")
 _READ_BYTES = 1 << 16
-_IN_ONE_WRITE = 128
+_ON_THEIR_WAY = 128
 
 
 @contextmanager
@@ -51,17 +51,17 @@ def ping_pong():
 
 
 @contextmanager
-def pipelined():
-    """Give a function that has ``count`` pickles answered, many of them in each write."""
-    with socket_pair("answer all") as end:
+def pipelined(in_one_write):
+    """Give a function that has ``count`` pickles answered, so many of them in each write."""
+    with socket_pair("answer each" if in_one_write == 1 else "answer all") as end:
 
         def trips(count):
             sent = answered = 0
             rest = b""
             while answered < count:
-                # Two writes are on their way at any time, so that neither end waits.
-                while sent < count and sent - answered <= _IN_ONE_WRITE:
-                    many = min(_IN_ONE_WRITE, count - sent)
+                # There is always something on its way, so that neither end waits.
+                while sent < count and sent - answered <= _ON_THEIR_WAY:
+                    many = min(in_one_write, count - sent)
                     end.sendall(b"".join(_framed(_MESSAGE) for _ in range(many)))
                     sent += many
                 answers, rest = _unframed(rest + end.recv(_READ_BYTES))
@@ -119,7 +119,9 @@ def _answer(mode, end):
             end.sendall(pickle.dumps(pickle.loads(data), 5))
             continue
         messages, rest = _unframed(rest + data)
-        end.sendall(b"".join(map(_framed, messages)))
+        answers = map(_framed, messages)
+        for answer in answers if mode == "answer each" else [b"".join(answers)]:
+            end.sendall(answer)
 
 
 if __name__ == "__main__":

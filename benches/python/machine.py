@@ -13,13 +13,10 @@ _PACKAGES = [
 
 
 def describe():
-    meminfo = dict(
-        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if ":" in line
-    )
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(int(meminfo["MemTotal"].split()[0]) / (1 << 20), 1),
+        "memory_gib": round(_memory_bytes("MemTotal") / (1 << 30), 1),
         "kernel": platform.release(),
         "huge_pages_of_shared_memory": _chosen("/sys/kernel/mm/transparent_hugepage/shmem_enabled"),
         "virtual": "hypervisor" in Path("/proc/cpuinfo").read_text(),
@@ -28,6 +25,12 @@ def describe():
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
+
+
+def spare_bytes():
+    """Return what could be put into shared memory now."""
+    shared = os.statvfs("/dev/shm")  # noqa: S108 - where everybody's data lie
+    return min(_memory_bytes("MemAvailable"), shared.f_bavail * shared.f_frsize)
 
 
 def load():
@@ -43,6 +46,11 @@ def sentence(machine):
         f"{machine['memory_gib']:g} GiB, Linux {machine['kernel']}, Python {machine['python']}, "
         f"commit {machine['commit']}, {machine['measured']}"
     )
+
+
+def _memory_bytes(field):
+    line = Path("/proc/meminfo").read_text().partition(f"{field}:")[2]
+    return int(line.split()[0]) * 1024
 
 
 def _processor():

@@ -44,9 +44,8 @@ def block(result: Result) -> str:
 def _line(row: RowResult) -> str:
     ours = row.ours()
     figure = row.unit.shown(ours.summary.median) if ours else "-"
-    floors = [line for line in row.lines if line.is_floor and line.samples]
-    lowest = min(floors, key=lambda line: line.summary.median, default=None)
-    floor = row.unit.shown(lowest.summary.median) if lowest else ""
+    floors = (line for line in row.lines if line.is_floor and line.samples)
+    floor = next((row.unit.shown(line.summary.median) for line in floors), "")
     others = ", ".join(
         f"{line.who} **{ratio_text(times)}**" if times < 1 else f"{line.who} {ratio_text(times)}"
         for line, times in row.peers()

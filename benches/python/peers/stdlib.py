@@ -16,6 +16,7 @@ from peers.base import Peer
 
 START_METHOD = "spawn"
 _attached = {}
+_kept = []
 
 
 class Block(SharedMemory):
@@ -61,6 +62,7 @@ class Shared(Pool):
     def __init__(self, workers, *, warm=True, cached=False):
         super().__init__(workers, warm=warm)
         self.cached = cached
+        self.looked_at = False
         self.blocks = {}
 
     def put(self, data):
@@ -84,18 +86,21 @@ class Shared(Pool):
         np.copyto(np.ndarray(data.shape, data.dtype, block.buf), data)
 
     def free(self, handle):
+        if self.looked_at:
+            self.call(detach)
         block = self.blocks.pop(handle[0])
         with contextlib.suppress(BufferError):
             block.close()
         block.unlink()
 
     def attach(self):
+        self.looked_at = True
         return attach_cached if self.cached else attach_anew
 
     def close(self):
-        super().close()
         for name in list(self.blocks):
             self.free((name,))
+        super().close()
 
 
 def _itself(data):
@@ -105,19 +110,25 @@ def _itself(data):
 def attach_anew(handle):
     name, dtype, shape = handle
     block = Block(name=name)
-    # The caller's view keeps the block, which would be unmapped with its last reference.
     if dtype is None:
         view = pa.ipc.open_file(pa.py_buffer(block.buf)).read_all()
     else:
         view = np.ndarray(shape, dtype, block.buf)
-    _attached.clear()
-    _attached[name] = block, view
+    # Without its block the view's memory would be unmapped.
+    _kept.append((block, view))
     return view
 
 
+def detach():
+    """Let go of what this worker has attached."""
+    _attached.clear()
+    _kept.clear()
+
+
 def attach_cached(handle):
-    found = _attached.get(handle[0])
-    return attach_anew(handle) if found is None else found[1]
+    if handle[0] not in _attached:
+        _attached[handle[0]] = attach_anew(handle)
+    return _attached[handle[0]]
 
 
 def _write_table(table):

@@ -14,6 +14,7 @@ import numpy as np
 import tasks
 import theus
 from floors import timed
+from machine import spare_bytes
 from rounds import OURS, Group, Row
 from rows import GIB, MIB, contestant, size_name, with_peer
 from samples import US
@@ -24,13 +25,9 @@ _WARM_LOOKS = 5
 def groups(scale):
     sizes = scale.of([MIB, 64 * MIB, GIB, 4 * GIB], [MIB])
     for size in sizes:
-        if size > _available_bytes() // 4:
+        if size > spare_bytes() // 4:
             continue
         yield _group(scale, size)
-
-
-def _available_bytes():
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _group(scale, size):
@@ -79,7 +76,7 @@ def _group(scale, size):
     @contextmanager
     def floor():
         with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
 
             def mapped():
                 return [timed(lambda: map_read_only(file.name)) for _ in range(_WARM_LOOKS)]

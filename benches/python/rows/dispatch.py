@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import floors
 import tasks
@@ -13,6 +13,7 @@ from samples import US, per_s
 
 # The first tasks of a turn find everybody asleep, after the others' turns.
 _WARMING = 3
+_FLOOR = "floor: blocking socket pair"
 
 
 def groups(scale):
@@ -59,9 +60,16 @@ def groups(scale):
 
     @contextmanager
     def floor():
-        with ExitStack() as stack:
-            trip, trips = map(stack.enter_context, (floors.ping_pong(), floors.pipelined()))
-            yield lambda: {"no-op": no_ops(trip), "in-flight": [timed(lambda: trips(together))]}
+        with (
+            floors.ping_pong() as trip,
+            floors.pipelined(1) as trips,
+            floors.pipelined(128) as batched,
+        ):
+            yield lambda: {
+                "no-op": no_ops(trip),
+                "in-flight": [timed(lambda: trips(together))],
+                ("in-flight", f"{_FLOOR}, 128 in a write"): [timed(lambda: batched(together))],
+            }
 
     rows = [
         Row("no-op", "no-op, one at a time", US),
@@ -69,7 +77,7 @@ def groups(scale):
     ]
     who = [
         contestant(OURS, with_peer(OURS, ours, CORES)),
-        contestant("floor: blocking socket pair", floor),
+        contestant(_FLOOR, floor),
         *(
             contestant(name, with_peer(name, plain, CORES))
             for name in ("ProcessPoolExecutor", "joblib", "Dask")
