@@ -9,6 +9,7 @@ class Peer(contextlib.AbstractContextManager):
     """A way to run functions in ``workers`` other processes, started and warm when it is made."""
 
     shares = True  # whether several workers can look at one copy of the data
+    settling_s = 0.1  # how long it may work on in the background, freeing memory, say
 
     def submit(self, function, *arguments):
         """Return a future of the function's result."""

@@ -24,6 +24,9 @@ def _run(function, arguments):
 class Ray(Peer):
     """Actors, which are faster than its tasks; ``task`` is those."""
 
+    # It frees once in a second; what is put earlier takes other memory than that of the last.
+    settling_s = 1.2
+
     def __init__(self, workers, *, warm=True, store_gib=2):
         ray.init(
             num_cpus=len(os.sched_getaffinity(0)),

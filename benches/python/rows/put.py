@@ -17,8 +17,6 @@ from samples import US, gb_per_s
 from theus import TheusEngine
 
 _REPEATS = 3
-# Ray frees in the background; so may others.
-_SETTLING_S = 0.1
 # A reserve is made in the background, of fresh pages.
 _RESERVED_A_SECOND = 1e9
 _BYTES_A_ROW = 8 * 6 + 4 + 9 + 4
@@ -52,6 +50,12 @@ def _arrays(scale, size):
     return Group("put an array", rows, who, rounds)
 
 
+def _put_s(it, data):
+    """Return the seconds of a put after which, and before which, nothing goes on."""
+    time.sleep(it.settling_s)
+    return timed(lambda: it.put(data))
+
+
 @contextmanager
 def _fresh_engines(data):
     """Take each turn with a new engine, which has no memory yet."""
@@ -59,13 +63,13 @@ def _fresh_engines(data):
 
     def take():
         with peers.peer(OURS)(1, warm=False) as it:
-            first, _, *repeats = (_settled(lambda: it.put(data)) for _ in range(_REPEATS + 2))
+            first, _, *repeats = (_put_s(it, data) for _ in range(_REPEATS + 2))
         costs = {"put-first": [first], "put-repeat": repeats}
         return costs | {("put-first", "theus, reserve="): [reserved()]} if reserves else costs
 
     def reserved():
         with peers.peer(OURS)(1, warm=False, reserve=2 * data.nbytes) as it:
-            time.sleep(2 * data.nbytes / _RESERVED_A_SECOND + _SETTLING_S)
+            time.sleep(2 * data.nbytes / _RESERVED_A_SECOND + it.settling_s)
             return timed(lambda: it.put(data))
 
     yield take
@@ -97,7 +101,7 @@ def _growing(it, data):
         repeats = []
         for _ in range(_REPEATS):
             it.free(kept.pop())
-            time.sleep(_SETTLING_S)
+            time.sleep(it.settling_s)
             repeats.append(put())
         return {"put-first": [first], "put-repeat": repeats}
 
@@ -116,11 +120,6 @@ def _array_floor(size):
             ("put-first", f"floor: write(2), {CORES} threads"): [seconds("write", CORES)],
             ("put-repeat", f"floor: copy, {CORES} threads"): copied(),
         }
-
-
-def _settled(work):
-    time.sleep(_SETTLING_S)
-    return timed(work)
 
 
 def table_of(size):
@@ -159,7 +158,7 @@ def _tables(scale, size):
 
         def take():
             it.free(held.pop())
-            time.sleep(_SETTLING_S)
+            time.sleep(it.settling_s)
             taken = timed(lambda: held.append(it.put(table)))
             first = looked(it, held[0])
             again = [looked(it, held[0]) for _ in range(_REPEATS)]
