@@ -17,8 +17,7 @@ from samples import US, gb_per_s
 from theus import TheusEngine
 
 _REPEATS = 3
-# A reserve is made in the background, of fresh pages.
-_RESERVED_A_SECOND = 1e9
+_READY_WITHIN_S = 60
 _BYTES_A_ROW = 8 * 6 + 4 + 9 + 4
 
 
@@ -68,9 +67,12 @@ def _fresh_engines(data):
         return costs | {("put-first", "theus, reserve="): [reserved()]} if reserves else costs
 
     def reserved():
-        with peers.peer(OURS)(1, warm=False, reserve=2 * data.nbytes) as it:
-            time.sleep(2 * data.nbytes / _RESERVED_A_SECOND + it.settling_s)
-            return timed(lambda: it.put(data))
+        with peers.peer(OURS)(1, warm=False, reserve=data.nbytes) as it:
+            deadline = time.monotonic() + _READY_WITHIN_S
+            while it.engine.heavy.stats()["ready_bytes"] < data.nbytes:
+                assert time.monotonic() < deadline, "the reserve is never ready"
+                time.sleep(it.settling_s)
+            return _put_s(it, data)
 
     yield take
 
