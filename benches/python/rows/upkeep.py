@@ -2,7 +2,7 @@
 
 import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import peers
 from household import household
@@ -124,12 +124,8 @@ def _always(costs):
 
 def _pss(it):
     """Return the bytes of all processes, those they share divided among them."""
-    total = 0
-    for process in it.processes():
-        for line in (process / "smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                total += int(line.split()[1]) * 1024
-    return total
+    texts = [_read(process / "smaps_rollup") for process in it.processes()]
+    return 1024 * sum(int(_after(text, "\nPss:")) for text in texts)
 
 
 def _used(it):
@@ -137,10 +133,20 @@ def _used(it):
     ticks = wakes = 0
     for process in it.processes():
         # Fields 14 and 15 of all, counted after the name, which may have spaces.
-        fields = (process / "stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-        for thread in (process / "task").iterdir():
-            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-                status = (thread / "status").read_text()
-                wakes += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+        fields = _read(process / "stat").rpartition(")")[2].split()
+        ticks += sum(map(int, fields[11:13]))
+        for thread in (process / "task").glob("*"):
+            wakes += int(_after(_read(thread / "status"), "\nvoluntary_ctxt_switches:"))
     return {"idle-cpu": ticks / os.sysconf("SC_CLK_TCK"), "idle-wakes": wakes}
+
+
+def _read(path):
+    """Return the text of a file in /proc; nothing of a process that has ended."""
+    try:
+        return path.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _after(text, name):
+    return (text.partition(name)[2].split() or ["0"])[0]
