@@ -18,10 +18,11 @@ def cells(row: RowResult, line: Line) -> tuple[str, ...]:
     """Return who, the ratio, the median, the best, the 99th percentile, and of how many."""
     if not line.samples:
         return (line.who, "", f"not run: {line.problem}", "", "", "")
+    who = f"{line.who} ({line.problem})" if line.problem else line.who
     times, found = row.times(line), line.summary
     ratio = "1" if line.who == OURS else "" if times is None else ratio_text(times)
     figures = (row.unit.shown(cost) for cost in found[:3])
-    return (line.who, ratio, *figures, str(found.count))
+    return (who, ratio, *figures, str(found.count))
 
 
 def ratio_text(times: float) -> str:

@@ -49,7 +49,7 @@ class Group:
     rows: Sequence[Row]
     contestants: Sequence[Contestant]
     rounds: int
-    play: Callable[["Group", dict[str, Turn]], Iterator[tuple[str, Costs]]] = field(
+    play: Callable[["Group", dict[str, Turn]], Iterator[tuple[str, Turn]]] = field(
         default_factory=lambda: interleaved
     )
 
@@ -72,13 +72,13 @@ class Measured:
 
 def interleaved(group: Group, turns: dict[str, Turn]):
     """Give everybody's turns, one round after the other."""
-    order = list(turns)
     draw = random.Random(0)  # noqa: S311 - an order, no secret
     for _ in range(group.rounds):
+        order = list(turns)  # without those that had to leave
         draw.shuffle(order)
         for name in order:
             gc.collect()
-            yield name, turns[name]()
+            yield name, turns[name]
 
 
 def measure(group: Group) -> Iterator[Measured]:
@@ -91,26 +91,28 @@ def measure(group: Group) -> Iterator[Measured]:
 
 def _measure_block(group: Group, block: str, taking_part: list[Contestant]) -> Iterator[Measured]:
     taken: dict[str, dict[str, list[float]]] = {row.key: {} for row in group.rows}
-    raised = False
+    raised: set[str] = set()
     with ExitStack() as stack:
         turns, problems = _start(stack, taking_part)
         rivals = [who for who in taking_part if who.name in turns and who.block == block]
-        played = group.play(group, turns) if rivals else ()
-        try:
-            for name, costs in played:
-                for what, samples in costs.items():
-                    key, variant = (what, name) if isinstance(what, str) else what
-                    taken[key].setdefault(variant, []).extend(samples)
-        except Exception as error:  # noqa: BLE001 - the other groups are worth having
-            traceback.print_exc()
-            raised = True
-            problems |= dict.fromkeys(turns, f"the round was cut short: {_said(error)}")
+        for name, turn in group.play(group, turns) if rivals else ():
+            try:
+                costs = turn()
+            except Exception as error:  # noqa: BLE001 - the others go on
+                traceback.print_exc()
+                raised.add(name)
+                problems[name] = f"it raised {_said(error)}"
+                del turns[name]
+                continue
+            for what, samples in costs.items():
+                key, variant = (what, name) if isinstance(what, str) else what
+                taken[key].setdefault(variant, []).extend(samples)
     order = [who.name for who in taking_part]
     for row in group.rows:
         found = {name: [] for name in problems} | taken[row.key]
         for name in sorted(found, key=lambda name: _place(name, order)):
             problem = problems.get(name, "")
-            yield Measured(row, name, block, found[name], problem, raised)
+            yield Measured(row, name, block, found[name], problem, name in raised)
 
 
 def _start(stack: ExitStack, taking_part: list[Contestant]):
@@ -135,6 +137,8 @@ def _place(name: str, order: list[str]) -> tuple[int, bool, str]:
 
 def _said(error: Exception) -> str:
     """Return the error's first line, without paths of this machine."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed"
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     return " ".join(word if "/" not in word else "..." for word in text.split())[:160]

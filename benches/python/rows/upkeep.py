@@ -102,12 +102,8 @@ def _idle(scale):
         time.sleep(_SETTLING_S)
         before = {name: turn() for name, turn in turns.items()}
         time.sleep(seconds)
-        for name, turn in turns.items():
-            after = turn()
-            yield (
-                name,
-                {key: [(after[key] - before[name][key]) / seconds] for key in after},
-            )
+        for name, turn in list(turns.items()):
+            yield name, lambda name=name, turn=turn: _rates(before[name], turn(), seconds)
 
     return Group("idle", rows, [Contestant(name, idling(name)) for name in _POOLS], 1, play)
 
@@ -138,6 +134,10 @@ def _used(it):
         for thread in (process / "task").glob("*"):
             wakes += int(_after(_read(thread / "status"), "\nvoluntary_ctxt_switches:"))
     return {"idle-cpu": ticks / os.sysconf("SC_CLK_TCK"), "idle-wakes": wakes}
+
+
+def _rates(before, after, seconds):
+    return {key: [(after[key] - before[key]) / seconds] for key in after}
 
 
 def _read(path):
