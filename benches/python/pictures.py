@@ -4,8 +4,9 @@ from pathlib import Path
 
 import charts
 from results import Result, RowResult
+from rounds import OURS
+from samples import size_name
 
-_SIZES = ["KiB", "MiB", "GiB"]
 _LONGEST_BARS = 1e5
 
 
@@ -37,7 +38,7 @@ def _overview(result: Result, stem: Path) -> list[Path]:
             times = row.times(line)
             if line.is_ours or times is None or times == 0:
                 continue
-            name = "floor" if line.is_floor else line.who
+            name = "floor" if line.is_floor else line.who.partition(",")[0]
             axes.plot(
                 min(times, _LONGEST_BARS),
                 height,
@@ -78,7 +79,7 @@ def _by_size(
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     sizes = sorted({size for points in curves.values() for size, _ in points})
-    axes.set_xticks(sizes, [_size(size) for size in sizes], rotation=30)
+    axes.set_xticks(sizes, [size_name(size) for size in sizes], rotation=30)
     axes.minorticks_off()
     figure.legend(loc="outside right center")
     return charts.save(figure, stem)
@@ -86,12 +87,5 @@ def _by_size(
 
 def _collect(row: RowResult, size: int, kind: str, curves) -> None:
     for line in row.shown():
-        if line.samples:
+        if line.samples and (line.who == OURS or not line.is_ours):
             curves.setdefault((line.who, kind), []).append((size, line.summary.median))
-
-
-def _size(size: int) -> str:
-    value, unit = size / 1024, 0
-    while value >= 1024:  # noqa: PLR2004 - binary units
-        value, unit = value / 1024, unit + 1
-    return f"{value:g} {_SIZES[unit]}"

@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from machine import sentence
 from report import ratio_text
 from results import PLACE, Result, RowResult
+from samples import size_name
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -19,6 +20,7 @@ _SHOWN = [
     "script",
 ]  # fmt: skip
 _POOL = "ProcessPoolExecutor"
+_SENT = "there-"
 
 
 def block(result: Result) -> str:
@@ -46,8 +48,10 @@ def _line(row: RowResult) -> str:
     figure = row.unit.shown(ours.summary.median) if ours else "-"
     floors = (line for line in row.lines if line.is_floor and line.samples)
     floor = next((row.unit.shown(line.summary.median) for line in floors), "")
-    others = ", ".join(
-        f"{line.who} **{ratio_text(times)}**" if times < 1 else f"{line.who} {ratio_text(times)}"
+    others = "; ".join(
+        f"{line.who} **{ratio_text(times)}**"
+        if _is_loss(times)
+        else f"{line.who} {ratio_text(times)}"
         for line, times in row.peers()
     )
     return f"| {row.title} | {figure} | {floor} | {others} |"
@@ -57,7 +61,9 @@ def _losses(result: Result) -> list[str]:
     """Return a sentence for each row in which somebody else's cost is below that of Theus."""
     lost = []
     for row in result.rows.values():
-        better = [f"{line.who} ({ratio_text(times)})" for line, times in row.peers() if times < 1]
+        better = [
+            f"{line.who} ({ratio_text(times)})" for line, times in row.peers() if _is_loss(times)
+        ]
         if better:
             lost.append(f"- {row.title}: {', '.join(better)}.")
     if not lost:
@@ -65,28 +71,29 @@ def _losses(result: Result) -> list[str]:
     return ["Others are better, their cost below that of Theus, at:", "", *lost]
 
 
+def _is_loss(times: float) -> bool:
+    """Return whether the other's cost is lower, by what two digits show."""
+    return round(times, 2) < 1
+
+
 def _crossover(result: Result) -> list[str]:
-    """Return from which size on a task's input travels faster than by a pool of the stdlib."""
-    slower = faster = None
-    sizes = sorted(
-        (int(key.removeprefix("there-")), row)
-        for key, row in result.rows.items()
-        if key.startswith("there-")
-    )
-    for _, row in sizes:
-        times = next((times for line, times in row.peers() if line.who == _POOL), None)
-        if times is not None and times < 1:
-            slower, faster = row, None
-        elif faster is None:
-            faster = row
+    """Return from which size on a task's input travels faster than by the standard library."""
+    sizes = {}
+    for key, row in result.rows.items():
+        pool = [times for line, times in row.peers() if line.who == _POOL]
+        if key.startswith(_SENT) and pool:
+            sizes[int(key.removeprefix(_SENT))] = pool[0]
     if not sizes:
         return []
-    if slower is None:
-        first, last = sizes[0][1].title, sizes[-1][1].title
-        return [f"{_POOL} is slower at every size of a task's input, {first} up to {last}."]
-    if faster is None:
-        return [f"{_POOL} is faster at the largest of a task's inputs, too."]
-    return [f"From {faster.title} on, a task's input is faster by Theus than by {_POOL}."]
+    lost = [size for size, times in sizes.items() if _is_loss(times)]
+    if not lost:
+        span = f"from {size_name(min(sizes))} to {size_name(max(sizes))}"
+        return [
+            f"An array sent with a task is faster by Theus than by {_POOL} at every size {span}."
+        ]
+    above = [size for size in sizes if size > max(lost)]
+    faster = f"from {size_name(min(above))} on" if above else "at no size"
+    return [f"An array sent with a task is faster by Theus than by {_POOL} {faster}."]
 
 
 def main():

@@ -70,7 +70,7 @@ class RowResult:
 
     def peers(self) -> list[tuple[Line, float]]:
         """Return the peers that ran, the best of them first."""
-        found = [(line, self.times(line)) for line in self.lines if line.is_peer and line.samples]
+        found = [(line, self.times(line)) for line in self.shown() if line.is_peer]
         ran = [(line, times) for line, times in found if times is not None]
         return sorted(ran, key=lambda pair: pair[1])
 

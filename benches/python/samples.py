@@ -39,6 +39,13 @@ class Unit:
         return f"{value:.{digits}g} {self.name}"
 
 
+def size_name(size: int) -> str:
+    for unit, name in (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"):
+        if size >= unit:
+            return f"{size / unit:g} {name}"
+    return f"{size} B"
+
+
 US = Unit("us", 1e6)
 MS = Unit("ms", 1e3)
 MIB = Unit("MiB", 1 / (1 << 20))

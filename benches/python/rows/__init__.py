@@ -35,13 +35,6 @@ def contestant(name, start, *, who=None):
     return Contestant(name, start, block, everywhere=name == OURS)
 
 
-def size_name(size):
-    for unit, name in (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB"):
-        if size >= unit:
-            return f"{size / unit:g} {name}"
-    return f"{size} B"
-
-
 def with_peer(name, make_turn, *arguments, **options):
     """Return what starts a peer and has ``make_turn`` say what it does when it is its turn."""
 

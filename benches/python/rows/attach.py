@@ -16,8 +16,8 @@ import theus
 from floors import timed
 from machine import spare_bytes
 from rounds import OURS, Group, Row
-from rows import GIB, MIB, contestant, size_name, with_peer
-from samples import US
+from rows import GIB, MIB, contestant, with_peer
+from samples import US, size_name
 
 _WARM_LOOKS = 5
 

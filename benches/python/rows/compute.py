@@ -7,8 +7,8 @@ import numpy as np
 import tasks
 from floors import timed
 from rounds import OURS, Contestant, Group, Row
-from rows import CORES, GIB, contestant, size_name, with_peer
-from samples import MS
+from rows import CORES, GIB, contestant, with_peer
+from samples import MS, size_name
 
 _REPEATS = 3
 ALONE = "one process"

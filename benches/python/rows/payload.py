@@ -6,8 +6,8 @@ import pandas as pd
 import tasks
 from floors import timed
 from rounds import OURS, Group, Row
-from rows import CORES, KIB, MIB, contestant, size_name, with_peer
-from samples import US
+from rows import CORES, KIB, MIB, contestant, with_peer
+from samples import US, size_name
 
 _THERE = [KIB << (2 * step) for step in range(9)]  # 1 KiB to 64 MiB
 _THERE_AND_BACK = [KIB, 64 * KIB, MIB, 16 * MIB]

@@ -12,8 +12,8 @@ import peers
 import tasks
 from floors import timed
 from rounds import OURS, Group, Row
-from rows import CORES, GIB, contestant, size_name, with_peer
-from samples import US, gb_per_s
+from rows import CORES, GIB, contestant, with_peer
+from samples import US, gb_per_s, size_name
 from theus import TheusEngine
 
 _REPEATS = 3

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import peers
 from household import household
 from rounds import OURS, Contestant, Group, Row
-from rows import CORES, GIB, contestant, size_name
-from samples import MIB, MS, PER_S, PERCENT
+from rows import CORES, GIB, contestant
+from samples import MIB, MS, PER_S, PERCENT, size_name
 
 _WORKERS = 8
 _SETTLING_S = 1
@@ -78,7 +78,7 @@ def _memory(scale, size):
         Contestant("floor: the bytes once", lambda: _always({"memory": [size]})),
         *(contestant(name, holding(name)) for name in names),
     ]
-    return Group("memory", rows, who, 1 if scale.smoke else 3)
+    return Group("memory", rows, who, 1 if scale.smoke else 2)
 
 
 def _idle(scale):
