@@ -12,7 +12,7 @@ export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: help kill-points demo build test test-rust test-python model fuzz fuzz-worker asan tsan valgrind lint bench docs clean
+.PHONY: bench-env help kill-points demo build test test-rust test-python model fuzz fuzz-worker asan tsan valgrind lint bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -105,10 +105,37 @@ lint: build ## formatting, lints and types; warnings fail
 	@count=$$(cargo tree --workspace --prefix none --format '{p}' | grep -o '^arrow v[^ ]*' | sort -u | wc -l); \
 		test "$$count" = 1 || { echo "expected one arrow version in the tree, found $$count"; exit 1; }
 
-bench: build ## peers side by side; SMOKE=1 for a short run
-	$(BIN)/python benches/python/run.py $(if $(SMOKE),--smoke)
-	$(BIN)/python benches/python/values.py $(if $(SMOKE),--smoke)
-	$(BIN)/python benches/python/tables.py $(if $(SMOKE),--smoke)
+# What it does at most, for the benches; both packages, as for the demo.
+FLOOR := $(TARGET)/release/examples/floor
+$(FLOOR): $(VENV)/.built rust/theus/examples/floor.rs
+	cargo build --quiet --release --package theus --package theus-python --example floor
+	touch $@
+
+# A short run needs no peers but those that .venv has: Ray and Dask are hundreds of megabytes.
+ifdef SMOKE
+bench: build $(FLOOR) ## peers side by side; SMOKE=1 for a short run, README=1 to show the figures there
+	THEUS_FLOOR=$(FLOOR) $(BIN)/python benches/python/run.py --smoke
+else
+bench: bench-env $(FLOOR)
+	THEUS_FLOOR=$(FLOOR) $(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY) --into $(TARGET)/bench)
+	$(if $(README),$(BENCH_ENV)/bin/python benches/python/readme.py)
+endif
+
+# The peers and what draws the figures: an environment of its own, and in it the package as a user gets it.
+BENCH_ENV := $(TARGET)/bench-env
+$(BENCH_ENV)/.created: $(VENV)/.created benches/requirements.txt
+	rm -rf $(BENCH_ENV)
+	$(BIN)/python -m venv $(BENCH_ENV)
+	$(BENCH_ENV)/bin/python -m pip install --quiet --requirement benches/requirements.txt
+	touch $@
+
+$(BENCH_ENV)/.built: $(BENCH_ENV)/.created $(VENV)/.built $(wildcard python/theus/*.py)
+	rm -rf $(TARGET)/bench-wheel
+	$(BIN)/maturin build --quiet --release --out $(TARGET)/bench-wheel
+	$(BENCH_ENV)/bin/python -m pip install --quiet --no-deps --force-reinstall $(TARGET)/bench-wheel/*.whl
+	touch $@
+
+bench-env: $(BENCH_ENV)/.built ## the environment of the benches: peers, and what draws
 
 docs: ## the Rust documentation
 	cargo doc --package theus --no-deps

@@ -1,68 +1,59 @@
-"""What the benches run in workers; importable, as the tasks of a program are."""
+"""What the benches run in workers; importable, as the tasks of a program are. Imports no peer.
 
-import contextlib
-import statistics
+A *look* is a task over data that lies in shared memory: it is called with ``view``, which attaches
+the data and returns it, in the way of the peer that runs it.
+"""
+
+import os
 import time
-from multiprocessing.shared_memory import SharedMemory
 
-import pyarrow as pa
-
-import theus
-from theus import process
+_held = []
 
 
-@process(parallel=True)
-def nothing(ctx):
+def nothing():
     return None
 
 
-def nothing_plain():
-    return None
+def size_of(value):
+    return len(value)
 
 
-@process(parallel=True)
-def echo(ctx, item):
-    return item
+def echo(value):
+    return value
 
 
-def echo_plain(item):
-    return item
+def total(values):
+    return float(values.sum())
 
 
-@process(parallel=True)
-def part_sum(ctx, item):
-    start, stop = item
-    return float(ctx.heavy["x"][start:stop].sum())
+def look_with(attach, handle, function, arguments):
+    return function(lambda: attach(handle), *arguments)
 
 
-@process(parallel=True)
-def rows_of(ctx):
-    return len(ctx.heavy)
-
-
-@process(parallel=True)
-def open_heavy(ctx, path):
-    first = timed(lambda: ctx.heavy["table"].num_rows)
-    return *first, again(lambda: theus.open(path, trusted=True).num_rows)
-
-
-def open_shared(name):
-    return *timed(lambda: rows_in(name)), again(lambda: rows_in(name))
-
-
-def rows_in(name):
-    block = SharedMemory(name=name)
-    rows = pa.ipc.open_file(pa.py_buffer(block.buf)).read_all().num_rows
-    with contextlib.suppress(BufferError):  # pyarrow lets go of the buffer when it likes
-        block.close()
-    return rows
-
-
-def timed(work):
+def attach_s(view):
+    """Return the seconds that attaching takes, and how long it is, for the caller to check."""
     start = time.perf_counter()
-    rows = work()
-    return time.perf_counter() - start, rows
+    data = view()
+    seconds = time.perf_counter() - start
+    return seconds, len(data)
 
 
-def again(work):
-    return statistics.median(timed(work)[0] for _ in range(15))
+def part_sum(view, part, parts):
+    values = view()
+    start, stop = (len(values) * number // parts for number in (part, part + 1))
+    return float(values[start:stop].sum())
+
+
+def hold(view):
+    """Read all of it and keep it; stay so long that every worker gets one of these tasks."""
+    data = view()
+    _held.append(data)
+    checked = float(data.sum())
+    time.sleep(1)
+    return os.getpid(), checked
+
+
+def whoami(_=None):
+    """Stay so long that every worker gets one of these tasks; say which did."""
+    time.sleep(0.3)
+    return os.getpid()

@@ -1,4 +1,7 @@
-"""The command line: ``theus ls``, ``inspect``, ``sweep`` and ``doctor``; docs/command-line.md."""
+"""The command line: ``theus ls``, ``inspect``, ``sweep``, ``doctor`` and ``bench``.
+
+What they print is described in docs/command-line.md.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from theus._theus import __version__
+from theus.bench import DEFAULT_BYTES, SMALLEST_BYTES, measure, render
 from theus.doctor import Finding, examine, format_bytes
 from theus.errors import TheusError
 from theus.inspection import inspect, list_sessions
@@ -57,7 +62,9 @@ def _show(text: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="theus", description="Looks at shared memory of theus.")
+    parser = argparse.ArgumentParser(
+        prog="theus", description="Looks at shared memory of theus, and measures it."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("ls", help="list sessions and their entries")
     command.set_defaults(run=_ls)
@@ -70,6 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("doctor", help="say what on this machine is in the way")
     _take_spill_dirs(command, "try DIR, too")
     command.set_defaults(run=_doctor)
+    command = commands.add_parser("bench", help="measure what theus does on this machine")
+    command.add_argument(
+        "--size",
+        type=_size,
+        default=DEFAULT_BYTES,
+        metavar="BYTES",
+        help="of the arrays: 268435456, 256M, 1G (default: 256M)",
+    )
+    command.set_defaults(run=_bench)
     for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="as JSON")
     return parser
@@ -79,6 +95,20 @@ def _take_spill_dirs(command: argparse.ArgumentParser, text: str) -> None:
     command.add_argument(
         "--spill-dir", type=Path, action="append", default=[], metavar="DIR", help=text
     )
+
+
+def _size(text: str) -> int:
+    units = {"K": 10, "M": 20, "G": 30}
+    digits, power = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 0)
+    try:
+        size = int(digits) << power
+    except ValueError:
+        msg = f"{text!r} is no size: bytes, or with K, M or G"
+        raise argparse.ArgumentTypeError(msg) from None
+    if size < SMALLEST_BYTES:
+        msg = f"{text} is too small to measure: give 1M or more"
+        raise argparse.ArgumentTypeError(msg)
+    return size
 
 
 _Answer = tuple[Any, str, int]
@@ -176,3 +206,16 @@ def _doctor(chosen: argparse.Namespace) -> _Answer:
 def _finding(finding: Finding) -> str:
     line = f"{finding.level:8} {finding.message}"
     return f"{line}\n{'':8} -> {finding.advice}" if finding.advice else line
+
+
+def _bench(chosen: argparse.Namespace) -> _Answer:
+    figures = list(measure(chosen.size))
+    cores = len(os.sched_getaffinity(0))
+    answer = {
+        "version": __version__,
+        "cores": cores,
+        "size_bytes": chosen.size,
+        "figures": [asdict(figure) for figure in figures],
+    }
+    title = f"theus {__version__}, {cores} cores, arrays of {format_bytes(chosen.size)}"
+    return answer, f"{title}\n\n{render(figures)}", 0
