@@ -316,7 +316,8 @@ impl<'a> Growing<'a> {
         let draft = made.ok_or_else(|| storage.full(self.key, length))?;
         if let Some(before) = self.draft.take() {
             let before = before.mapping();
-            let kept = before.len().min(draft.mapping().len());
+            // What lies behind may be a freed segment's.
+            let kept = self.written.min(draft.mapping().len());
             for offset in (0..kept).step_by(MOVED_BYTES) {
                 let bytes = before.read(offset, MOVED_BYTES.min(kept - offset));
                 draft.write(offset, &bytes)?;

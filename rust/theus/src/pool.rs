@@ -363,7 +363,8 @@ impl Pool {
                 }
             }
         }
-        let lacking = self.reserve.saturating_sub(state.bytes());
+        let left = self.budget.left().saturating_sub(state.bytes());
+        let lacking = self.reserve.saturating_sub(state.bytes()).min(left);
         (lacking >= Spare::LEAST_BYTES).then_some(lacking)
     }
 

@@ -255,6 +255,31 @@ fn a_fork_ends_the_use_of_what_was_mapped() {
 }
 
 #[test]
+fn what_moves_to_disk_from_used_pages_takes_nothing_of_theirs_along() {
+    let spill = std::env::temp_dir().join(format!("theus-test-{}", std::process::id()));
+    fs::create_dir(&spill).unwrap();
+    let session = Session::create(Config {
+        heavy_limit: Some(10 * MIB as u64),
+        spill_dir: Some(spill.clone()),
+        ..Config::default()
+    });
+    let session = session.unwrap();
+    let kept = put(&session, 4 * MIB, 1);
+    drop(put(&session, 5 * MIB, 255));
+    assert!(session.ready_bytes() > 0);
+    let draft = create(&session, 6 * MIB, None).unwrap();
+    session.publish(&draft).unwrap();
+    let more = create(&session, MIB, None).unwrap();
+    session.publish(&more).unwrap();
+    for (segment, value) in [(&kept, 1), (&draft, 0), (&more, 0)] {
+        assert!(is_all(&segment.path().unwrap(), value));
+    }
+    assert!(draft.is_spilled());
+    session.close().unwrap();
+    fs::remove_dir(&spill).unwrap();
+}
+
+#[test]
 fn the_budget_holds_with_what_is_ready() {
     let session = session(Some(10 * MIB as u64), 0);
     drop(put(&session, 4 * MIB, 1));

@@ -146,11 +146,19 @@ impl Storage for Linux {
             reason: reason.to_owned(),
         };
         os::check_own(path, &status)?;
-        match usize::try_from(status.length) {
-            Ok(0) => Err(invalid("it is empty")),
-            Ok(length) => Mapping::read_only(&file, length),
-            Err(_) => Err(invalid("it is larger than the address space")),
+        let mapping = match usize::try_from(status.length) {
+            Ok(0) => return Err(invalid("it is empty")),
+            Ok(length) => Mapping::read_only(&file, length)?,
+            Err(_) => return Err(invalid("it is larger than the address space")),
+        };
+        // Between the look at the name and the opening the segment may have been freed, and its file
+        // have become another's.
+        if os::status_of(path).map(|now| now.inode) != Some(status.inode) {
+            return Err(Error::SegmentNotFound {
+                path: path.to_owned(),
+            });
         }
+        Ok(mapping)
     }
 
     fn length_of(&self, name: &SegmentName) -> Option<u64> {
