@@ -284,22 +284,24 @@ impl<'a> Growing<'a> {
         }
         let storage = self.place.storage();
         let fits = |available: Available| more <= available.bytes;
-        let room = || storage.available().is_none_or(fits);
+        let has_room = || storage.available().is_none_or(fits);
         let full = || storage.full(self.key, length);
         match &mut self.draft {
-            _ if more > 0 && !room() && !(zone::make_room() && room()) => return Err(full()),
+            _ if more > 0 && !has_room() && !(zone::make_room() && has_room()) => {
+                return Err(full());
+            }
             Some(draft) => {
                 if draft.mapping().len() as u64 != length && !draft.resize(length)? {
                     return Err(full());
                 }
             }
             None => {
-                let make = || storage.create(self.name, self.access, length, length);
-                let mut made = make()?;
-                if made.is_none() && zone::make_room() {
-                    made = make()?;
+                let create = || storage.create(self.name, self.access, length, length);
+                let mut draft = create()?;
+                if draft.is_none() && zone::make_room() {
+                    draft = create()?;
                 }
-                self.draft = Some(made.ok_or_else(full)?);
+                self.draft = Some(draft.ok_or_else(full)?);
             }
         }
         if let Place::Memory(_) = self.place {

@@ -40,26 +40,22 @@ mod streamed {
     /// As of [`super::copy`].
     pub(super) unsafe fn copy(target: *mut u8, source: &[u8]) {
         // Streaming stores are to aligned places; they fill a line at a time.
-        let head = target.align_offset(LINE).min(source.len());
-        let (first, rest) = source.split_at(head);
+        let (first, rest) = source.split_at(target.align_offset(LINE).min(source.len()));
         let (lines, last) = rest.split_at(rest.len() - rest.len() % LINE);
-        let middle = target.wrapping_add(head);
-        // SAFETY: the parts lie side by side in the caller's range; `middle` is aligned, and SSE2
-        // is part of this architecture.
-        unsafe {
-            std::ptr::copy_nonoverlapping(first.as_ptr(), target, first.len());
-            for (number, line) in lines.chunks_exact(LINE).enumerate() {
-                let (from, to) = (line.as_ptr(), middle.wrapping_add(number * LINE));
-                let lanes = [0, 1, 2, 3].map(|lane| _mm_loadu_si128(from.add(lane * LANE).cast()));
-                for (lane, value) in lanes.into_iter().enumerate() {
-                    _mm_stream_si128(to.add(lane * LANE).cast(), value);
-                }
-            }
-            // Before anything that tells others that the bytes are there.
-            _mm_sfence();
-            let end = middle.wrapping_add(lines.len());
-            std::ptr::copy_nonoverlapping(last.as_ptr(), end, last.len());
+        let mut to = target.wrapping_add(first.len());
+        // SAFETY: the parts lie side by side in the caller's range.
+        unsafe { std::ptr::copy_nonoverlapping(first.as_ptr(), target, first.len()) };
+        for lane in lines.chunks_exact(LANE) {
+            // SAFETY: a lane may be read from anywhere; SSE2 is part of this architecture.
+            let value = unsafe { _mm_loadu_si128(lane.as_ptr().cast()) };
+            // SAFETY: the place is aligned and in the caller's range.
+            unsafe { _mm_stream_si128(to.cast(), value) };
+            to = to.wrapping_add(LANE);
         }
+        // SAFETY: SSE is part of this architecture. The bytes are there before anything tells others so.
+        unsafe { _mm_sfence() };
+        // SAFETY: as of the first part.
+        unsafe { std::ptr::copy_nonoverlapping(last.as_ptr(), to, last.len()) };
     }
 }
 
@@ -79,17 +75,16 @@ mod tests {
 
     #[test]
     fn a_streamed_copy_is_the_source_at_any_alignment() {
-        let source: Vec<u8> = (0..STREAMED_BYTES + 200)
-            .map(|i| (i * 7 % 251) as u8)
-            .collect();
+        let source: Vec<u8> = (0..=250).cycle().take(STREAMED_BYTES + 200).collect();
         for (start, length) in [
             (0, STREAMED_BYTES),
             (1, STREAMED_BYTES + 99),
             (63, source.len()),
         ] {
             let mut target = vec![255; start + length + 64];
-            // SAFETY: the target has room for start and length.
-            unsafe { copy(target.as_mut_ptr().add(start), &source[..length]) };
+            let place = target[start..].as_mut_ptr();
+            // SAFETY: the target has room for so many bytes from there on.
+            unsafe { copy(place, &source[..length]) };
             assert_eq!(target[start..start + length], source[..length]);
             assert!(target[..start].iter().all(|&byte| byte == 255));
             assert!(target[start + length..].iter().all(|&byte| byte == 255));

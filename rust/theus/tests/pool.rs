@@ -106,9 +106,8 @@ fn what_is_allocated_in_used_pages_is_zero() {
 #[test]
 fn a_table_in_used_pages_is_the_same_to_the_last_byte() {
     let session = session(None, 0);
-    let column: ArrayRef = Arc::new(Int8Array::from_iter(
-        (0..2_000_001).map(|i| (i % 7 > 0).then_some((i % 100) as i8)),
-    ));
+    let numbers = (0..2_000_001).map(|i| (i % 7 > 0).then(|| i8::try_from(i % 100).unwrap()));
+    let column: ArrayRef = Arc::new(numbers.collect::<Int8Array>());
     let words: ArrayRef = Arc::new(StringArray::from_iter_values(
         (0..2_000_001).map(|i| if i % 3 == 0 { "three" } else { "" }),
     ));
@@ -128,10 +127,13 @@ fn a_table_in_used_pages_is_the_same_to_the_last_byte() {
     assert!(fs::read(again.path().unwrap()).unwrap() == fresh);
 }
 
+/// Reads a byte of what it has open, at last.
+type Look = Box<dyn FnMut() -> u8>;
+
 #[test]
 fn what_somebody_looks_at_is_never_written() {
     let session = session(None, 0);
-    let looks: [fn(&Segment) -> Box<dyn FnMut() -> u8>; 4] = [
+    let looks: [fn(&Segment) -> Look; 4] = [
         |segment| {
             let mapping = segment.mapping();
             let place = mapping.as_ptr().wrapping_add(4096 + MIB);

@@ -254,15 +254,12 @@ impl Spare {
     /// The draft of segment `name`, in these pages.
     pub(crate) fn into_draft(self, name: &SegmentName, access: Access) -> Result<Box<dyn Draft>> {
         let mapped = self.mapping.is_some();
-        let mapping = match self.mapping {
-            Some(mapping) => {
-                mapping.share_with_children()?;
-                mapping
-            }
-            None => {
-                let whole = usize::try_from(self.length).unwrap_or(usize::MAX);
-                Mapping::writable(&self.file, whole)?
-            }
+        let mapping = if let Some(mapping) = self.mapping {
+            mapping.share_with_children()?;
+            mapping
+        } else {
+            let whole = usize::try_from(self.length).unwrap_or(usize::MAX);
+            Mapping::writable(&self.file, whole)?
         };
         let pages = match self.hidden {
             Some(hidden) => Pages::Reused { hidden, mapped },
