@@ -102,6 +102,7 @@ lint: build ## formatting, lints and types; warnings fail
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/pyright
 	$(BIN)/python -m mypy.stubtest theus._theus --allowlist tests/typing/stubtest-allowlist.txt
+	$(BIN)/python benches/python/readme.py --check
 	@count=$$(cargo tree --workspace --prefix none --format '{p}' | grep -o '^arrow v[^ ]*' | sort -u | wc -l); \
 		test "$$count" = 1 || { echo "expected one arrow version in the tree, found $$count"; exit 1; }
 

@@ -15,7 +15,7 @@ import tasks
 import theus
 from floors import timed
 from machine import spare_bytes
-from rounds import OURS, Group, Row
+from rounds import OURS, Contestant, Group, Row
 from rows import GIB, MIB, contestant, with_peer
 from samples import US, size_name
 
@@ -23,10 +23,7 @@ _WARM_LOOKS = 5
 
 
 def groups(scale):
-    sizes = scale.of([MIB, 64 * MIB, GIB, 4 * GIB], [MIB])
-    for size in sizes:
-        if size > spare_bytes() // 4:
-            continue
+    for size in scale.of([MIB, 64 * MIB, GIB, 4 * GIB], [MIB]):
         yield _group(scale, size)
 
 
@@ -38,6 +35,8 @@ def _group(scale, size):
         Row(f"attach-warm-{size}", f"attach {size_name(size)}, warm", US),
     ]
     cold, warm = (row.key for row in rows)
+    if 4 * size > spare_bytes():
+        return Group(f"attach {size_name(size)}", rows, [Contestant("everybody", _no_space)], 0)
 
     def looked(it, handle):
         seconds, length = it.look(tasks.attach_s, handle)
@@ -91,6 +90,13 @@ def _group(scale, size):
         contestant("Ray", with_peer("Ray", turn, 1, store_gib=max(1, 2 * size // GIB))),
     ]
     return Group(f"attach {size_name(size)}", rows, who, scale.rounds(5 if size >= GIB else 15))
+
+
+@contextmanager
+def _no_space():
+    msg = "there is no space in memory for four of them"
+    raise MemoryError(msg)
+    yield
 
 
 def map_read_only(path):
