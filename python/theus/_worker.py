@@ -23,12 +23,11 @@ from typing import Any
 from theus import _theus, wire
 from theus._theus import Channel, Control, Segment, Transient, Zone
 from theus.array import Handle, restore_dtype
-from theus.context import ParallelContext
-from theus.contracts import call_with_context, call_with_item, finish
+from theus.context import ParallelContext, looked_at
+from theus.contracts import Arguments, finish, plan
 from theus.entry import view_entry
 from theus.errors import ProtocolError, RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
-from theus.outputs import TaskHeavy
 from theus.table import TablePart
 
 __all__ = ["main"]
@@ -37,6 +36,7 @@ CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
 CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
 
 _SPIN_S = 50e-6
+_NO_INPUTS = wire.NOTHING.data
 _OWNER_ENDS_S = 30.0  # longer than the kernel takes to end a process with much memory
 
 
@@ -91,15 +91,17 @@ class Worker:
     """The state of one worker process."""
 
     def __init__(self, channel: Channel, control: Control, zone: Zone) -> None:
+        channel.use_page(control, "worker")
         self._channel = channel
         self._control = control
         self._zone = zone
+        self._spill_dir = zone.spill_dir
         self._segments: dict[str, Segment] = {}
         self._states: dict[int, tuple[_LazyDomain, dict[str, _Attachment], frozenset[str]]] = {}
         self._functions: dict[int, tuple[int, bytes, Transient | None]] = {}
-        self._resolved: dict[int, Callable[..., Any]] = {}
+        self._planned: dict[int, tuple[Callable[..., Any], Arguments]] = {}
         self._parts: deque[Transient] = deque()
-        self._given: set[str] = set()
+        self._given: frozenset[str] = frozenset()
         self._interruptible = False
 
     def serve(self) -> None:
@@ -157,11 +159,11 @@ class Worker:
         number, form = fields
         parts = self._parts.popleft() if form == BY_PARTS else None
         self._functions[number] = (form, attachments[0], parts)
-        self._resolved.pop(number, None)
+        self._planned.pop(number, None)
 
     def _forget_function(self, number: int) -> None:
         _, _, parts = self._functions.pop(number)
-        self._resolved.pop(number, None)
+        self._planned.pop(number, None)
         if parts is not None:
             gc.collect()  # a function and the globals it came with refer to each other
 
@@ -196,24 +198,28 @@ class Worker:
         _flush()
 
     def _run(self, version: int, number: int, call: int, inputs: wire.Message) -> wire.Message:
-        function = self._resolved.get(number)
-        if function is None:
-            function = self._resolved[number] = resolve(*self._functions[number])
-        domain, entries, names = self._states[version]
-        heavy = TaskHeavy(entries, self._zone)
-        self._given = set(names)
-        given = wire.loads(inputs)
+        planned = self._planned.get(number)
+        if planned is None:
+            function = resolve(*self._functions[number])
+            planned = self._planned[number] = function, plan(function)
+        function, arguments = planned
+        domain, entries, self._given = self._states[version]
+        given = {} if inputs.data == _NO_INPUTS else wire.loads(inputs)
+        made = None
         if call == CALL_PLAIN:
             args, kwargs = given
             result = function(*args, **kwargs)
-        elif call == CALL_ITEM:
-            result = call_with_item(
-                function, ParallelContext(domain, {"item": given}, heavy), given
-            )
         else:
-            result = call_with_context(function, ParallelContext(domain, given, heavy), given)
+            item = call == CALL_ITEM
+            seen = {"item": given} if item else given
+            context = ParallelContext(domain, seen, entries, self._zone)
+            if item:
+                result = arguments.call_with_item(function, context, given)
+            else:
+                result = arguments.call(function, context, given)
+            made = looked_at(context)
         return wire.dumps(
-            finish(result), self._pin, label="result", made=heavy, spill_dir=self._zone.spill_dir
+            finish(result), self._pin, label="result", made=made, spill_dir=self._spill_dir
         )
 
     def _message(self, data: bytes) -> wire.Message:
@@ -263,7 +269,7 @@ class Worker:
         return segment
 
     def _attach_given(self, name: str) -> Segment:
-        self._given.add(name)
+        self._given |= {name}
         return self._attach(name)
 
     def _pin(self, name: str) -> Segment | None:

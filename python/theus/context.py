@@ -7,10 +7,14 @@ with the call's inputs laid over it, and ``ctx.heavy``, the heavy entries as rea
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from theus.entry import HeavyView
 from theus.outputs import TaskHeavy
+
+if TYPE_CHECKING:
+    from theus._theus import Zone
+    from theus.entry import SupportsView
 
 __all__ = ["Domain", "ParallelContext", "ProcessContext"]
 
@@ -32,21 +36,24 @@ class Domain(MutableMapping[str, Any]):
     (0.25, 0.25, ['items', 'rate'])
     """
 
-    __slots__ = ("_base", "_own")
+    __slots__ = ("_base", "_gone", "_own")
+
+    _base: Mapping[str, Any]
+    _own: dict[str, Any]
+    _gone: frozenset[object]
 
     def __init__(self, base: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
-        object.__setattr__(self, "_base", dict.fromkeys(base, base))
-        object.__setattr__(self, "_own", dict(inputs))
-
-    _base: dict[str, Mapping[str, Any]]
-    _own: dict[str, Any]
+        _set_base(self, base)
+        _set_own(self, dict(inputs))
+        _set_gone(self, frozenset())
 
     def __getitem__(self, key: str) -> Any:
+        if key in self._own:
+            return self._own[key]
         if key not in self:
             raise KeyError(self._missing(key))
-        if key not in self._own:
-            self._own[key] = self._base[key][key]
-        return self._own[key]
+        value = self._own[key] = self._base[key]
+        return value
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._own[key] = value
@@ -55,16 +62,20 @@ class Domain(MutableMapping[str, Any]):
         if key not in self:
             raise KeyError(key)
         self._own.pop(key, None)
-        self._base.pop(key, None)
+        _set_gone(self, self._gone | {key})
 
     def __contains__(self, key: object) -> bool:
-        return key in self._own or key in self._base
+        return key in self._own or (key in self._base and key not in self._gone)
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._base, **self._own})
+        return iter(self._keys())
 
     def __len__(self) -> int:
-        return len(self._base.keys() | self._own.keys())
+        return len(self._keys())
+
+    def _keys(self) -> dict[str, None]:
+        base = (key for key in self._base if key not in self._gone or key in self._own)
+        return dict.fromkeys([*base, *self._own])
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in self:
@@ -85,18 +96,34 @@ class Domain(MutableMapping[str, Any]):
         return f"Domain({', '.join(self) or 'empty'})"
 
 
-class _Context:
-    __slots__ = ("domain", "heavy")
+# Past __setattr__, which sets items.
+_set_base, _set_own, _set_gone = (
+    vars(Domain)[name].__set__ for name in ("_base", "_own", "_gone")
+)
 
-    def __init__(
-        self, domain: Mapping[str, Any], inputs: Mapping[str, Any], heavy: HeavyView
-    ) -> None:
-        self.domain = Domain(domain, inputs)
-        self.heavy = heavy
+
+class _Context:
+    """What both contexts have; the domain is made when it is looked at."""
+
+    __slots__ = ("_base", "_domain", "_inputs")
+
+    heavy: HeavyView
+
+    def __init__(self, domain: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        self._base = domain
+        self._inputs = inputs
+        self._domain: Domain | None = None
+
+    @property
+    def domain(self) -> Domain:
+        """A private copy of the domain state, overlaid with the inputs."""
+        if self._domain is None:
+            self._domain = Domain(self._base, self._inputs)
+        return self._domain
 
     @property
     def input(self) -> Domain:
-        """The call's inputs over the domain state: another name of ``domain``."""
+        """Another name of ``domain``."""
         return self.domain
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -120,7 +147,13 @@ class ProcessContext(_Context):
         Names to read-only arrays over shared memory.
     """
 
-    __slots__ = ()
+    __slots__ = ("heavy",)
+
+    def __init__(
+        self, domain: Mapping[str, Any], inputs: Mapping[str, Any], heavy: HeavyView
+    ) -> None:
+        super().__init__(domain, inputs)
+        self.heavy = heavy
 
 
 class ParallelContext(_Context):
@@ -137,6 +170,30 @@ class ParallelContext(_Context):
         keeps read-only; and ``alloc`` and ``put`` for arrays that the result returns in place.
     """
 
-    __slots__ = ()
+    __slots__ = ("_entries", "_heavy", "_zone")
 
-    heavy: TaskHeavy
+    def __init__(
+        self,
+        domain: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        entries: Mapping[str, SupportsView],
+        zone: Zone,
+    ) -> None:
+        self._base = domain  # not by way of super(), as every task makes one of these
+        self._inputs = inputs
+        self._domain = None
+        self._entries = entries
+        self._zone = zone
+        self._heavy: TaskHeavy | None = None
+
+    @property
+    def heavy(self) -> TaskHeavy:
+        """The heavy zone as this task sees it."""
+        if self._heavy is None:
+            self._heavy = TaskHeavy(self._entries, self._zone)
+        return self._heavy
+
+
+def looked_at(context: ParallelContext) -> TaskHeavy | None:
+    """Return the heavy zone of a task that may have made something there."""
+    return context._heavy  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

@@ -16,12 +16,22 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 from weakref import WeakKeyDictionary
 
-__all__ = ["ProcessContract", "call_with_context", "call_with_item", "contract_of", "process"]
+__all__ = [
+    "Arguments",
+    "ProcessContract",
+    "call_with_context",
+    "contract_of",
+    "finish",
+    "plan",
+    "process",
+    "require_context",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _CONTEXT_NAMES = frozenset({"ctx", "context", "c", "_", "_ctx", "_context"})
 _ATTRIBUTE = "__theus_process__"
+_NO_COROUTINES = frozenset({type(None), bool, int, float, str, bytes, tuple, list, dict})
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ def contract_of(fn: Callable[..., Any]) -> ProcessContract:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shape:
+class Arguments:
     """How a function takes its arguments."""
 
     context: bool
@@ -112,32 +122,47 @@ class _Shape:
     item_name: str | None
     first_name: str | None
 
+    def call(self, fn: Callable[..., Any], ctx: object, inputs: Mapping[str, Any]) -> Any:
+        """Call ``fn(ctx, ...)`` with the inputs that are parameters of `fn` as arguments too."""
+        if not self.context:
+            require_context(fn)
+        if not inputs:
+            return fn(ctx)
+        return fn(ctx, **{name: inputs[name] for name in inputs if name in self.named})
 
-_shapes: WeakKeyDictionary[Callable[..., Any], _Shape] = WeakKeyDictionary()
+    def call_with_item(self, fn: Callable[..., Any], ctx: object, item: object) -> Any:
+        """Call ``fn(ctx, item)``, or ``fn(ctx)`` if it takes the context alone."""
+        if not self.context:
+            require_context(fn)
+        return fn(ctx, item) if self.takes_item else fn(ctx)
 
 
-def _shape_of(fn: Callable[..., Any]) -> _Shape:
+_plans: WeakKeyDictionary[Callable[..., Any], Arguments] = WeakKeyDictionary()
+
+
+def plan(fn: Callable[..., Any]) -> Arguments:
+    """Return how `fn` takes its arguments, looked at once."""
     try:
-        cached = _shapes.get(fn)
+        known = _plans.get(fn)
     except TypeError:  # neither hashable nor weakly referenceable: look every time
         return _inspect(fn)
-    if cached is None:
-        cached = _shapes[fn] = _inspect(fn)
-    return cached
+    if known is None:
+        known = _plans[fn] = _inspect(fn)
+    return known
 
 
-def _inspect(fn: Callable[..., Any]) -> _Shape:
+def _inspect(fn: Callable[..., Any]) -> Arguments:
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # a builtin without a signature
-        return _Shape(
+        return Arguments(
             context=False, named=frozenset(), takes_item=False, item_name=None, first_name=None
         )
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     rest = positional[1:] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
     item = positional[1] if len(positional) > 1 else None
-    return _Shape(
+    return Arguments(
         context=bool(positional) or spread,
         named=frozenset(p.name for p in rest if p.kind is not p.POSITIONAL_ONLY),
         takes_item=item is not None or spread,
@@ -151,10 +176,10 @@ def require_context(fn: Callable[..., Any], *, for_items: bool = False) -> None:
 
     With `for_items`, also if its only one is meant for the item, by its name.
     """
-    shape = _shape_of(fn)
-    lacking = not shape.context
-    if for_items and not shape.takes_item:
-        lacking = lacking or shape.first_name not in _CONTEXT_NAMES
+    arguments = plan(fn)
+    lacking = not arguments.context
+    if for_items and not arguments.takes_item:
+        lacking = lacking or arguments.first_name not in _CONTEXT_NAMES
     if lacking:
         name = getattr(fn, "__qualname__", repr(fn))
         msg = (
@@ -167,20 +192,14 @@ def require_context(fn: Callable[..., Any], *, for_items: bool = False) -> None:
 
 def call_with_context(fn: Callable[..., Any], ctx: object, inputs: Mapping[str, Any]) -> Any:
     """Call ``fn(ctx, ...)`` with the inputs that are parameters of `fn` as arguments too."""
-    require_context(fn)
-    named = _shape_of(fn).named
-    return fn(ctx, **{name: value for name, value in inputs.items() if name in named})
-
-
-def call_with_item(fn: Callable[..., Any], ctx: object, item: object) -> Any:
-    """Call ``fn(ctx, item)``, or ``fn(ctx)`` if it takes the context alone."""
-    require_context(fn)
-    return fn(ctx, item) if _shape_of(fn).takes_item else fn(ctx)
+    return plan(fn).call(fn, ctx, inputs)
 
 
 def finish(result: Any) -> Any:
     """Run a coroutine that a process returned to its end; anything else is returned as it is."""
-    return asyncio.run(_await(result)) if inspect.isawaitable(result) else result
+    if type(result) in _NO_COROUTINES or not inspect.isawaitable(result):
+        return result
+    return asyncio.run(_await(result))
 
 
 async def _await(awaitable: Any) -> Any:

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import select
 import threading
 import time
@@ -63,6 +64,7 @@ _CAUSE_STALE = 2
 
 _MAX_FAILED_STARTS = 3
 _SPIN_S = 60e-6
+_LOOK_S = 50e-3
 
 _BROKEN = (ProtocolError, CorruptSegmentError, MemoryError)
 """What a frame may raise after which its channel cannot be used."""
@@ -105,7 +107,7 @@ class Dispatcher:
         self._pending: deque[Task] = deque()
         self._released: deque[int] = deque()
         self._unattended: set[int] = set()
-        self._numbers = 0
+        self._numbers = itertools.count(1)
         self._failed_starts = 0
         self._closed = False
         self._epoll = select.epoll()
@@ -132,8 +134,7 @@ class Dispatcher:
                 if self._closed:
                     msg = "the engine is closed: make a new TheusEngine to run tasks"
                     raise SessionClosedError(msg)
-                self._numbers += 1
-                task.number = self._numbers
+                task.number = next(self._numbers)
                 if not attended:
                     self._unattended.add(task.number)
                     self._stopping.watch(task)
@@ -145,17 +146,100 @@ class Dispatcher:
                 if task.deadline is not None:
                     self._driver.poke()
 
-    def spin(self, task: Task) -> None:
-        """Poll for the outcome of a task measured to be short, for less than a wake-up takes.
+    def call(self, task: Task) -> bool:
+        """Run a task that was measured to be short, while this thread polls for its outcome.
 
         Not with more busy workers than there are cores for them and this thread.
+
+        Returns
+        -------
+        bool
+            Whether the task is sent; its outcome has been delivered, or will be as that of others.
+            If not, it is to be submitted.
+
+        Notes
+        -----
+        An interrupt finds the queues as they were before, or with the task in one of them: sending
+        it, polling and taking it out are one step.
         """
-        with self._lock:
-            if not self._pool.is_soon(task, _SPIN_S):
-                return
-        limit = time.perf_counter() + _SPIN_S
-        while not task.done and time.perf_counter() < limit:
-            self.pump(0.0)
+        pool = self._pool
+        if (
+            self._pending
+            or self._closed
+            or pool.limited
+            or pool.estimate(task) > _SPIN_S
+            or not pool.leaves_a_core()
+        ):
+            return False
+        worker = pool.idle()
+        if worker is None or not worker.ready:
+            return False
+        task.number = next(self._numbers)
+        try:
+            frame = worker.call(task, _SPIN_S)
+            if frame is False:
+                return False
+            if frame is None:
+                pool.note_sent(worker, task)
+            else:
+                return self._take(worker, task, *frame)
+        except (EOFError, OSError):
+            pass  # the epoll will say so
+        except _BROKEN as error:
+            self._end_broken(worker, error)
+        finally:
+            if self._pending:  # of other threads, which found this worker busy
+                self.pump(0.0)
+        return True
+
+    def _take(
+        self,
+        worker: WorkerProcess,
+        task: Task,
+        kind: int,
+        fields: tuple[int, ...],
+        attachments: list[bytes],
+    ) -> bool:
+        """Deliver the outcome that was polled for; False if the task has to be sent otherwise."""
+        if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR) or fields[0] != task.number:
+            msg = f"it answered with a frame of kind {kind}, which is not its task's outcome"
+            raise ProtocolError(msg)
+        self._pool.measure(task, fields[1] / 1e9)
+        worker.finished += 1
+        if kind == _theus.KIND_RESULT:
+            self._finish(task, success=True, value=wire.Message(attachments[0]))
+        elif fields[2] == _CAUSE_STALE:
+            task.reference = self._references.send_by_value(task.reference.function)
+            return False
+        else:
+            error = wire.Message(attachments[0]), attachments[1].decode(errors="replace")
+            self._finish(task, success=False, value=error)
+        return True
+
+    def _end_broken(self, worker: WorkerProcess, error: Exception) -> None:
+        with InterruptsDeferred():
+            with self._lock:
+                deliveries = self._bury(worker, error)
+            self._deliver(deliveries)
+
+    def _poll_for(self, task: Task) -> None:
+        """Poll for the outcome of a task that was sent, as :meth:`call` does."""
+        if self._pool.estimate(task) > _SPIN_S or not self._pool.leaves_a_core():
+            return
+        deliveries: list[Delivery] = []
+        with InterruptsDeferred():
+            with self._lock:
+                for worker in self._pool.busy:
+                    if worker.queue and worker.queue[0] is task:
+                        deliveries = self._poll_worker(worker)
+                        break
+            self._deliver(deliveries)
+
+    def _poll_worker(self, worker: WorkerProcess) -> list[Delivery]:
+        with contextlib.suppress(EOFError, OSError, *_BROKEN):  # which the next look says again
+            if not worker.channel.poll(_SPIN_S):
+                return []
+        return self._attend(worker, worker.channel.fileno(), 0) + self._assign()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` move tasks forward whenever a worker has news."""
@@ -202,6 +286,11 @@ class Dispatcher:
 
     def drive(self, future: Future[Any], timeout: float | None) -> None:
         """Move tasks forward from this thread until `future` is done or `timeout` has passed."""
+        if future.done():
+            return
+        task = getattr(future, "task", None)
+        if task is not None and (timeout is None or timeout > _SPIN_S):
+            self._poll_for(task)
         if not future.done():
             self._driver.drive(future.done, timeout)
 
@@ -404,6 +493,7 @@ class Dispatcher:
             except Exception as error:  # noqa: BLE001 - the task's own, as it cannot be sent
                 refused.append((task, False, error))
             else:
+                self._pool.note_sent(worker, task)
                 self._pool.watch_writes(worker)
         return refused
 
@@ -476,7 +566,10 @@ class Dispatcher:
 
     def _next_timeout(self) -> float | None:
         with self._lock:
-            return self._stopping.next_timeout()
+            due = self._stopping.next_timeout()
+            if self._pending:  # a thread that was interrupted may not have told of its idle worker
+                return _LOOK_S if due is None else min(due, _LOOK_S)
+            return due
 
     def _send_releases(self) -> None:
         numbers: list[int] = []

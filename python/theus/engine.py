@@ -7,6 +7,7 @@ import inspect
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from multiprocessing import util
@@ -38,6 +39,7 @@ __all__ = ["TheusEngine"]
 T = TypeVar("T")
 
 _MAX_WORKERS = 1000
+_GIVE_WAY_S = 1e-3
 
 _engines: WeakSet[TheusEngine] = WeakSet()
 
@@ -141,6 +143,7 @@ class TheusEngine:
         )
         self._heavy.released = self._dispatcher.release
         self._workers = count
+        self._gave_way = 0.0
         self._finalizer = finalize(
             self,
             _close,
@@ -279,20 +282,31 @@ class TheusEngine:
         loop = asyncio.get_running_loop()
         outcome = LoopOutcome(loop)
         task = self._task(fn, CALL_CONTEXT, inputs, outcome, timeout)
+        if self._dispatcher.call(task):
+            if outcome.settled:
+                await self._give_way()
+                return outcome.take()
+        else:
+            self._dispatcher.submit(task, attended=True)
         self._dispatcher.attach(loop)
-        self._dispatcher.submit(task, attended=True)
-        self._dispatcher.spin(task)
         timer = None
         if timeout is not None:
             timer = loop.call_later(timeout, self._dispatcher.time_out, task)
         try:
-            return await outcome.future
+            return await outcome.future()
         except asyncio.CancelledError:
             self._dispatcher.cancel(task)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
+
+    async def _give_way(self) -> None:
+        """Let the loop's other coroutines run, at times: polled for, a task does not suspend."""
+        now = time.perf_counter()
+        if now - self._gave_way > _GIVE_WAY_S:
+            self._gave_way = now
+            await asyncio.sleep(0)
 
     @overload
     def submit(
@@ -482,8 +496,10 @@ class TheusEngine:
             require_context(fn)
         self._check_open()
         reference: Reference = self._references.of(fn)
-        message = wire.dumps(
-            inputs, self._heavy.pin, label="inputs", spill_dir=self._session.spill_dir
+        message = (
+            wire.dumps(inputs, self._heavy.pin, label="inputs", spill_dir=self._session.spill_dir)
+            if inputs
+            else wire.NOTHING
         )
         return Task(
             reference,

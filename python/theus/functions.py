@@ -22,8 +22,8 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from weakref import WeakKeyDictionary
 import cloudpickle
 
 from theus.errors import UnpicklableError
-from theus.wire import PROTOCOL, Message, Pins, dumps, loads
+from theus.wire import PROTOCOL, Message, dumps, loads
 
 if TYPE_CHECKING:
     from theus._theus import Transient
@@ -87,7 +87,7 @@ class Reference:
         The attachment of the FUNCTION frame.
     function : callable
         The function, so that a worker that cannot import it gets it by value.
-    pins : list
+    pins : sequence
         Entries that the definition refers to.
     parts : Transient, optional
         The pickle and its large buffers.
@@ -97,7 +97,7 @@ class Reference:
     form: int
     definition: bytes
     function: Callable[..., Any]
-    pins: Pins = field(default_factory=list[object])
+    pins: Sequence[object] = ()
     parts: Transient | None = None
 
     @property
@@ -115,11 +115,18 @@ class _Importable:
     specs: list[tuple[str, object]]
     by_value: bool = False
 
+    # Loops, as generators would cost each call twice as much.
     def unchanged(self) -> bool:
-        return all(space.get(name, _MISSING) is value for space, name, value in self.bindings)
+        for space, name, value in self.bindings:
+            if space.get(name, _MISSING) is not value:
+                return False
+        return True
 
     def reloaded(self) -> bool:
-        return any(_spec_of(name) is not spec for name, spec in self.specs)
+        for name, spec in self.specs:
+            if _spec_of(name) is not spec:
+                return True
+        return False
 
 
 _MISSING = object()

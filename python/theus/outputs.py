@@ -39,9 +39,10 @@ class TaskHeavy(HeavyView):
         super().__init__(entries)
         self._zone = zone
         self._outputs: dict[str, Output] = {}
-        self._made: WeakSet[Output] = WeakSet()
-        self._put: WeakSet[Output] = WeakSet()
         self._tables: dict[str, TableDraft] = {}
+        # Made for the first output, as most tasks make none.
+        self._made: WeakSet[Output] | None = None
+        self._put: WeakSet[Output] | None = None
 
     def alloc(
         self,
@@ -139,6 +140,7 @@ class TaskHeavy(HeavyView):
         """
         create = self._zone.create_output, self._zone.create_table_output
         made = self._keep(name, incoming.copy_in(*create, name, obj, views=views))
+        self._put = WeakSet() if self._put is None else self._put
         self._put.add(made)
         return self._view(made)
 
@@ -168,11 +170,12 @@ class TaskHeavy(HeavyView):
         if made.kind != "tensor":
             return view_arrow(made)
         view = view_segment(made)
-        view.flags.writeable = made not in self._put
+        view.flags.writeable = not self._put or made not in self._put
         return view
 
     def _keep(self, name: str, made: Output) -> Output:
         self._outputs[name] = made
+        self._made = WeakSet() if self._made is None else self._made
         self._made.add(made)
         return made
 
@@ -191,7 +194,7 @@ class TaskHeavy(HeavyView):
 
     def holder(self, address: int, nbytes: int) -> Output | None:
         """Return the output that holds all of these bytes."""
-        for made in self._made:
+        for made in self._made or ():
             if made.address <= address and address + nbytes <= made.address + made.length_bytes:
                 return made
         return None

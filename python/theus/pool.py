@@ -23,6 +23,7 @@ __all__ = ["WorkerLimits", "WorkerPool"]
 
 _SHORT_S = 1e-3
 _BACKLOG_S = 2e-3
+_UNKNOWN_S = 1e9
 _MAX_QUEUE = 128
 _MAX_MEASURED = 4096
 _CORES = len(os.sched_getaffinity(0))
@@ -65,6 +66,10 @@ class WorkerPool:
 
     Attributes
     ----------
+    limited : bool
+        Whether workers are replaced at some limit, so that each task has to be counted.
+    busy : set of WorkerProcess
+        Those that have tasks.
     hurried : set of WorkerProcess
         Those with a deadline.
     """
@@ -82,18 +87,28 @@ class WorkerPool:
         self._limit = limit
         self._threads = threads
         self._epoll = epoll
+        self._workers: list[WorkerProcess] = []
         self._by_descriptor: dict[int, WorkerProcess] = {}
-        self._durations: dict[int, float] = {}
+        self._durations: dict[bytes, float] = {}
         self._leaving: set[int] = set()
         self._worker_limits = worker_limits
+        self.limited = worker_limits != WorkerLimits()
+        self.busy: set[WorkerProcess] = set()
         self.hurried: set[WorkerProcess] = set()
 
     def __iter__(self) -> Iterator[WorkerProcess]:
-        return iter(dict.fromkeys(self._by_descriptor.values()))
+        return iter(tuple(self._workers))
 
     def get(self, descriptor: int) -> WorkerProcess | None:
         """Return the worker whose channel or pidfd has this number."""
         return self._by_descriptor.get(descriptor)
+
+    def idle(self) -> WorkerProcess | None:
+        """Return a worker that has nothing to do: of several always the same, as it is awake."""
+        for worker in self._workers:
+            if not worker.queue and not worker.retiring:
+                return worker
+        return None
 
     def choose(self, task: Task) -> WorkerProcess | None:
         """Return the worker that should have `task`, started if need be; None if it should wait.
@@ -103,37 +118,50 @@ class WorkerPool:
         OSError
             If a worker cannot be started.
         """
-        workers = [worker for worker in self if not worker.retiring]
-        for worker in workers:
-            if not worker.queue:
-                return worker
-        if len(workers) < self._limit:
+        worker = self.idle()
+        if worker is not None:
+            return worker
+        if sum(not worker.retiring for worker in self._workers) < self._limit:
             return self._start()
-        wanted = self._estimate(task)
+        wanted = self.estimate(task)
         if wanted >= _SHORT_S:
             return None
-        best, least = None, _BACKLOG_S
-        for worker in workers:
-            if len(worker.queue) >= self._room(worker):
-                continue
-            backlog = wanted + self._backlog(worker)
-            if backlog < least:
-                best, least = worker, backlog
+        best, least = None, _BACKLOG_S - wanted
+        for worker in self._workers:
+            if worker.backlog_s < least and len(worker.queue) < self._room(worker):
+                best, least = worker, worker.backlog_s
         return best
 
     def _room(self, worker: WorkerProcess) -> int:
+        if worker.retiring:
+            return 0
         tasks = self._worker_limits.tasks
         return _MAX_QUEUE if tasks is None else min(_MAX_QUEUE, tasks - worker.finished)
 
-    def is_soon(self, task: Task, limit: float) -> bool:
-        """Whether `task` should end within `limit` seconds and leaves this thread a core."""
-        busy = sum(bool(worker.queue) for worker in self)
-        return self._estimate(task) < limit and busy < _CORES
+    def estimate(self, task: Task) -> float:
+        """Return how many seconds `task` should take; infinity if it may be long."""
+        estimate = self._durations.get(task.reference.definition, _SHORT_S)
+        return estimate if estimate < _SHORT_S else _UNKNOWN_S
+
+    def leaves_a_core(self) -> bool:
+        """Whether this thread can poll without taking a busy worker's core."""
+        return len(self.busy) < _CORES
+
+    def note_sent(self, worker: WorkerProcess, task: Task) -> None:
+        """Note that `worker` has `task`, whose estimate counts until it is finished."""
+        task.estimate_s = self.estimate(task)
+        worker.backlog_s += task.estimate_s
+        self.busy.add(worker)
 
     def note_finished(self, worker: WorkerProcess, task: Task, duration: float) -> None:
         """Note that `worker` ran `task` in so many seconds; retire it if that was its last."""
-        self._measure(task, duration)
+        self.measure(task, duration)
         worker.finished += 1
+        if worker.queue:
+            worker.backlog_s -= task.estimate_s
+        else:
+            worker.backlog_s = 0.0
+            self.busy.discard(worker)
         limits = self._worker_limits
         if (limits.tasks is not None and worker.finished >= limits.tasks) or (
             limits.rss is not None and worker.anonymous_bytes() > limits.rss
@@ -154,13 +182,15 @@ class WorkerPool:
                 self.hurried.discard(worker)
                 worker.process.kill()
 
-    def _measure(self, task: Task, duration: float) -> None:
+    def measure(self, task: Task, duration: float) -> None:
+        """Note how many seconds a task of this function ran."""
         # One long run is enough to stop queueing behind it.
-        key = hash(task.reference.definition)
+        key = task.reference.definition
+        known = 0.9 * self._durations.get(key, 0.0)
         if len(self._durations) >= _MAX_MEASURED:
             self._durations.clear()
         # Rises at once and falls slowly.
-        self._durations[key] = max(duration, 0.9 * self._durations.get(key, duration))
+        self._durations[key] = duration if duration > known else known
 
     def watch_writes(self, worker: WorkerProcess) -> None:
         """Have the epoll say when the worker takes more, if something is left to send."""
@@ -173,6 +203,9 @@ class WorkerPool:
         """Forget a worker that is gone, but for its seat: see :meth:`vacate`."""
         self._leaving.add(worker.seat)
         self.hurried.discard(worker)
+        self.busy.discard(worker)
+        if worker in self._workers:
+            self._workers.remove(worker)
         for descriptor in (worker.channel.fileno(), worker.pidfd):
             if self._by_descriptor.pop(descriptor, None) is not None:
                 self._epoll.unregister(descriptor)
@@ -185,7 +218,9 @@ class WorkerPool:
     def clear(self) -> list[WorkerProcess]:
         """Forget all workers, and return them."""
         workers = list(self)
+        self._workers.clear()
         self._by_descriptor.clear()
+        self.busy.clear()
         self.hurried.clear()
         return workers
 
@@ -204,19 +239,8 @@ class WorkerPool:
             )
             raise DescriptorLimitError(errno.EMFILE, msg) from error
         self.hurried.add(worker)
+        self._workers.append(worker)
         for descriptor in (worker.channel.fileno(), worker.pidfd):
             self._by_descriptor[descriptor] = worker
             self._epoll.register(descriptor, select.EPOLLIN)
         return worker
-
-    def _backlog(self, worker: WorkerProcess) -> float:
-        total = 0.0
-        for task in worker.queue:
-            estimate = self._estimate(task)
-            if estimate >= _SHORT_S:
-                return float("inf")
-            total += estimate
-        return total
-
-    def _estimate(self, task: Task) -> float:
-        return self._durations.get(hash(task.reference.definition), _SHORT_S)

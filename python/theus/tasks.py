@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from theus.state import State
     from theus.wire import Message
 
-__all__ = ["ItemFuture", "LoopOutcome", "Outcome", "Task", "TaskFuture"]
+__all__ = ["ItemFuture", "LoopOutcome", "Outcome", "Task", "TaskFuture", "not_an_end"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ class Task:
         "deadline",
         "deaths",
         "done",
+        "estimate_s",
         "inputs",
         "number",
         "outcome",
@@ -75,6 +76,7 @@ class Task:
         self.outcome = outcome
         self.timeout = timeout
         self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.estimate_s = 0.0
         self.done = False
         self.spared = 0  # how many workers ended with this first in line, and not begun
         self.deaths: tuple[WorkerDiedError, ...] = ()
@@ -182,10 +184,10 @@ class ItemFuture(TaskFuture[T]):
 
     def fail(self, error: BaseException) -> None:
         """See :class:`Outcome`."""
-        super().fail(_not_an_end(error))
+        super().fail(not_an_end(error))
 
 
-def _not_an_end(error: BaseException) -> BaseException:
+def not_an_end(error: BaseException) -> BaseException:
     """Return what can leave an iterator or a coroutine without ending it, as PEP 479 has it."""
     if not isinstance(error, StopIteration | StopAsyncIteration):
         return error
@@ -195,40 +197,73 @@ def _not_an_end(error: BaseException) -> BaseException:
 
 
 class LoopOutcome:
-    """The outcome of ``engine.execute``: an asyncio future, completed in its own loop."""
+    """The outcome of ``engine.execute``: kept until it is asked for, or an asyncio future's.
 
-    __slots__ = ("_loop", "_thread", "future")
+    Parameters
+    ----------
+    loop : asyncio.AbstractEventLoop
+        The running loop, in whose thread the outcome is waited for.
+    """
+
+    __slots__ = ("_loop", "_settled", "_thread")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._thread = 0
+        # What is there first, the outcome or the future that waits for it; setdefault is one step.
+        self._settled: dict[str, Any] = {}
+
+    @property
+    def settled(self) -> bool:
+        """Whether the outcome is there, before it was waited for."""
+        return bool(self._settled)
+
+    def take(self) -> Any:
+        """Return the outcome that is there, or raise it."""
+        value, error = self._settled["outcome"]
+        if error is None:
+            return value
+        raise asyncio.CancelledError if isinstance(error, CancelledError) else not_an_end(error)
+
+    def future(self) -> asyncio.Future[Any]:
+        """Return a future of the outcome; to be called once."""
         self._thread = threading.get_ident()
-        self.future: asyncio.Future[Any] = loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
+        first = self._settled.setdefault("outcome", future)
+        if first is not future:
+            _settle(future, *first)
+        return future
 
     def start(self) -> bool:
         """See :class:`Outcome`."""
-        return not self.future.done()
+        future = self._settled.get("outcome")
+        return future is None or not future.done()
 
     def resolve(self, value: object) -> None:
         """See :class:`Outcome`."""
-        self._call(self._set_result, value)
+        self._deliver(value, None)
 
     def fail(self, error: BaseException) -> None:
         """See :class:`Outcome`."""
-        self._call(self._set_exception, error)
+        self._deliver(None, error)
 
-    def _call(self, deliver: Any, value: object) -> None:
+    def _deliver(self, value: object, error: BaseException | None) -> None:
+        outcome = value, error
+        future = self._settled.setdefault("outcome", outcome)
+        if future is outcome:
+            return
         if threading.get_ident() == self._thread:
-            deliver(value)
+            _settle(future, value, error)
         elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(deliver, value)
+            self._loop.call_soon_threadsafe(_settle, future, value, error)
 
-    def _set_result(self, value: object) -> None:
-        if not self.future.done():
-            self.future.set_result(value)
 
-    def _set_exception(self, error: BaseException) -> None:
-        if not self.future.done():
-            if isinstance(error, CancelledError):
-                self.future.cancel()
-            else:
-                self.future.set_exception(_not_an_end(error))
+def _settle(future: asyncio.Future[Any], value: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    elif isinstance(error, CancelledError):
+        future.cancel()
+    else:
+        future.set_exception(not_an_end(error))

@@ -11,7 +11,7 @@ import mmap
 import pickle
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from theus._theus import Segment
     from theus.outputs import TaskHeavy
 
-__all__ = ["PROTOCOL", "Message", "Pins", "dumps", "loads"]
+__all__ = ["NOTHING", "PROTOCOL", "Message", "Pins", "dumps", "loads"]
 
 PROTOCOL = 5
 
@@ -47,7 +47,7 @@ Pins = list[object]
 """What must stay referenced until the receiver has loaded the pickle."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
     """An object as it travels.
 
@@ -57,7 +57,7 @@ class Message:
         The pickle; empty if it is large, or refers to large buffers: then `parts` has it.
     parts : Transient or None
         The pickle and the buffers it refers to.
-    pins : list
+    pins : sequence
         Hold these until the receiver has loaded the message.
     outputs : list
         The outputs that the pickle refers to, in the order of their numbers: of type `Output` on
@@ -66,8 +66,12 @@ class Message:
 
     data: bytes
     parts: Transient | None = None
-    pins: Pins = field(default_factory=list[object])
+    pins: Sequence[object] = ()
     outputs: Sequence[Any] = ()
+
+
+NOTHING = Message(pickle.dumps({}, PROTOCOL))
+"""The inputs of a call without any."""
 
 
 class _Chunks:
@@ -299,7 +303,7 @@ def dumps(
     HeavyZoneFullError
         If the large buffers do not fit into shared memory, or memory at all.
     """
-    if _is_plain(obj):
+    if type(obj) in _NUMBERS or _is_plain(obj):
         return Message(pickle.dumps(obj, PROTOCOL))
     file = _Chunks()
     pickler = _Pickler(file, pin, modules, made=made)

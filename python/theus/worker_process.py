@@ -60,6 +60,8 @@ class WorkerProcess:
         Whether bytes wait for its socket to take them.
     watched : int
         The epoll events its socket is registered for.
+    backlog_s : float
+        How many seconds the tasks in its queue were thought to take when they were sent.
     finished : int
         How many tasks it has run.
     retiring : bool
@@ -85,6 +87,7 @@ class WorkerProcess:
         self._states: set[int] = set()
         self._functions: OrderedDict[object, tuple[int, Reference]] = OrderedDict()
         self._next_function = 1
+        self.backlog_s = 0.0
         self.finished = 0
         self.retiring = False
         self.deadline: float | None = time.monotonic() + _START_S
@@ -94,6 +97,7 @@ class WorkerProcess:
             failed.callback(self.channel.close)
             self.control, control_fd = Control.create()
             inherited.callback(os.close, control_fd)
+            self.channel.use_page(self.control, "owner")
             owner_fd = os.pidfd_open(os.getpid())
             inherited.callback(os.close, owner_fd)
             budget_fd = session.budget_fd()
@@ -126,6 +130,24 @@ class WorkerProcess:
             env=_environment(threads),
             process_group=0,  # a Ctrl-C in the terminal is the owner's business
         )
+
+    def call(self, task: Task, limit: float) -> tuple[int, tuple[int, ...], list[bytes]] | bool | None:
+        """Send `task` if nothing has to go before it, and poll for its outcome.
+
+        False if something has, or the worker is not idle; else what ``Channel.call`` returns.
+        """
+        inputs, known = task.inputs, self._functions.get(task.reference.identity)
+        if (
+            known is None
+            or inputs is None
+            or inputs.parts is not None
+            or self.wants_write
+            or task.state.version not in self._states
+            or self._sys_path != sys.path
+        ):
+            return False
+        fields = task.number, task.state.version, known[0], task.call
+        return self.channel.call(self.queue, task, fields, inputs.data, limit)
 
     def send(self, task: Task) -> None:
         """Send `task`, and before it the state and the function if they are new to the worker."""

@@ -11,12 +11,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::IntoPyObjectExt;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::{PyBytes, PyList, PyTuple};
-use theus::dispatch::{self, Frame, Kind, PROTOCOL_VERSION, Receiver, Sender, Traffic, Wait};
+use pyo3::types::{PyBool, PyBytes, PyList, PyTuple};
+use theus::dispatch::{self, Frame, Kind, PROTOCOL_VERSION, Receiver, Sender, Side, Traffic, Wait};
 use theus::error::Result;
 
+use crate::control::Control;
 use crate::error::{to_py, without_gil};
 use crate::fd::take_over;
 use crate::output::Output;
@@ -53,6 +56,22 @@ impl Channel {
         dispatch::Channel::from_fd(take_over(fd)?)
             .map(Self::new)
             .map_err(|error| to_py(py, error))
+    }
+
+    /// Let small frames go by the page, to a peer that polls.
+    fn use_page(&self, py: Python<'_>, control: &Control, side: &str) -> PyResult<()> {
+        let side = match side {
+            "owner" => Side::Owner,
+            "worker" => Side::Worker,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "side is \"owner\" or \"worker\", not {other:?}"
+                )));
+            }
+        };
+        open(&mut *lock(py, &self.sender))?.use_page(&control.0, side);
+        open(&mut *lock(py, &self.receiver))?.use_page(&control.0, side);
+        Ok(())
     }
 
     /// The descriptor, for a selector; -1 once closed.
@@ -135,8 +154,7 @@ impl Channel {
     /// Wait for a frame without the GIL, polling for up to `spin_s` before blocking.
     #[pyo3(signature = (spin_s = 0.0))]
     fn recv<'py>(&self, py: Python<'py>, spin_s: f64) -> PyResult<PyFrame<'py>> {
-        let spin = Duration::try_from_secs_f64(spin_s)
-            .map_err(|error| PyValueError::new_err(format!("spin_s: {error}")))?;
+        let spin = duration("spin_s", spin_s)?;
         loop {
             // Another thread may have taken the frame that was waited for, hence the loop.
             let mut receiver = lock(py, &self.receiver);
@@ -149,13 +167,69 @@ impl Channel {
         }
     }
 
-    /// What was written to the socket so far.
+    /// Look for a frame again and again without the GIL, for up to `limit_s`, and take none; whether
+    /// there is one.
+    fn poll(&self, py: Python<'_>, limit_s: f64) -> PyResult<bool> {
+        let limit = duration("limit_s", limit_s)?;
+        let mut receiver = lock(py, &self.receiver);
+        let receiver = open(&mut *receiver)?;
+        let polled = py.detach(|| {
+            let polled = receiver.poll(limit);
+            receiver.stop_polling();
+            // What was left until then has to be seen, as no event will tell of it.
+            polled.and_then(|found| Ok(found || receiver.is_ready()?))
+        });
+        polled.map_err(|error| to_py(py, error))
+    }
+
+    /// Send the TASK frame of these fields, if `queue`, a deque, is empty; then poll for its outcome
+    /// without the GIL, for up to `limit_s`. One step to Python's signal handlers, with the queue: it
+    /// has `task` while that is sent and not answered.
+    ///
+    /// False if the queue was not empty. None if there is no answer yet, or not only a letter: the
+    /// socket will tell. Otherwise a frame, and `task` is out of the queue if it is its outcome.
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        queue: &Bound<'py, PyAny>,
+        task: &Bound<'py, PyAny>,
+        fields: (u64, u64, u64, u64),
+        inputs: Payload,
+        limit_s: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let limit = duration("limit_s", limit_s)?;
+        let mut receiver = lock(py, &self.receiver);
+        if queue.is_truthy()? {
+            return Ok(PyBool::new(py, false).to_owned().into_any());
+        }
+        queue.call_method1(intern!(py, "append"), (task,))?;
+        let (number, version, function, call) = fields;
+        let fields = [number, version, function, call];
+        self.send_now(py, Kind::Task.number(), &fields, &[inputs])?;
+        let receiver = open(&mut *receiver)?;
+        let polled = py.detach(|| receiver.poll_page(limit));
+        if !polled.map_err(|error| to_py(py, error))? {
+            return Ok(py.None().into_bound(py));
+        }
+        let frame = receiver.buffered().map_err(|error| to_py(py, error))?;
+        let Some(frame) = frame else {
+            return Ok(py.None().into_bound(py));
+        };
+        if matches!(frame.kind(), Kind::Result | Kind::Error)
+            && frame.fields().next() == Some(number)
+        {
+            queue.call_method0(intern!(py, "popleft"))?;
+        }
+        to_tuple(py, &frame)?.into_bound_py_any(py)
+    }
+
+    /// What was sent so far.
     #[getter]
     fn sent_bytes(&self) -> u64 {
         self.traffic.sent_bytes()
     }
 
-    /// What was read from the socket so far.
+    /// What was received so far.
     #[getter]
     fn received_bytes(&self) -> u64 {
         self.traffic.received_bytes()
@@ -234,6 +308,11 @@ impl Channel {
             .and_then(|kind| sender.send(kind, fields, &slices, &mut keep))
             .map_err(|error| to_py(py, error))
     }
+}
+
+fn duration(name: &str, seconds: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|error| PyValueError::new_err(format!("{name}: {error}")))
 }
 
 /// Encode a frame into one piece.

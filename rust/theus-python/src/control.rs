@@ -10,7 +10,7 @@ use crate::fd::take_over;
 
 /// A page shared by the owner and one worker: which task runs, which one is to stop.
 #[pyclass(frozen, module = "theus._theus")]
-pub(crate) struct Control(dispatch::Control);
+pub(crate) struct Control(pub(crate) dispatch::Control);
 
 #[pymethods]
 impl Control {

@@ -12,20 +12,27 @@ use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 
-use super::frame::Frame;
+use super::control::Control;
+use super::frame::{Frame, measure, write_head};
 use super::incoming::{Filled, Incoming};
 use super::kind::Kind;
+use super::mail::{self, Inbox, Outbox};
 use super::outgoing::{Kept, Outgoing};
 use super::socket::{Socket, Traffic, Wait};
 use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
 use crate::os::failed;
 
+/// How often a box is looked at, which takes about a microsecond, between two looks at the socket.
+const LOOKS: u32 = 50;
+
 /// The half of a channel that sends.
 #[derive(Debug)]
 pub struct Sender {
     socket: Arc<Socket>,
     outgoing: Outgoing,
+    outbox: Option<Outbox>,
+    letter: Vec<u8>,
 }
 
 /// The half of a channel that receives.
@@ -33,6 +40,16 @@ pub struct Sender {
 pub struct Receiver {
     socket: Arc<Socket>,
     incoming: Incoming,
+    inbox: Option<Inbox>,
+}
+
+/// Whose end of a channel it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// That of the process that starts workers.
+    Owner,
+    /// That of a worker.
+    Worker,
 }
 
 /// One end of a channel; its halves can be used from two threads.
@@ -71,12 +88,21 @@ impl Channel {
             sender: Sender {
                 socket: Arc::clone(&socket),
                 outgoing: Outgoing::default(),
+                outbox: None,
+                letter: Vec::new(),
             },
             receiver: Receiver {
                 socket,
                 incoming: Incoming::new(),
+                inbox: None,
             },
         }
+    }
+
+    /// [`Sender::use_page`] and [`Receiver::use_page`].
+    pub fn use_page(&mut self, control: &Control, side: Side) {
+        self.sender.use_page(control, side);
+        self.receiver.use_page(control, side);
     }
 
     /// The counters of this end.
@@ -140,10 +166,8 @@ impl Channel {
     )]
     pub fn recv(&mut self, spin: Duration) -> Result<Frame<'_>> {
         while self.receiver.wait(spin)? == Wait::Interrupted {}
-        Ok(self
-            .receiver
-            .take()
-            .expect("a wait that ends with Ready leaves a frame"))
+        let frame = self.receiver.take()?;
+        Ok(frame.expect("a wait that ends with Ready leaves a frame"))
     }
 }
 
@@ -160,6 +184,16 @@ impl AsFd for Sender {
 }
 
 impl Sender {
+    /// Lets small frames go by the page while the peer polls: much faster than by the socket. Their
+    /// order among the others stays.
+    pub fn use_page(&mut self, control: &Control, side: Side) {
+        let theirs = match side {
+            Side::Owner => mail::TO_WORKER,
+            Side::Worker => mail::TO_OWNER,
+        };
+        self.outbox = Some(Outbox::new(control.page(), theirs));
+    }
+
     /// Queues a frame and writes what the socket takes. True if nothing is left to write.
     ///
     /// Attachments are sent from where they lie. For one that has to wait, `keep(index, skip)` is
@@ -175,11 +209,37 @@ impl Sender {
         attachments: &[&[u8]],
         keep: &mut dyn FnMut(usize, usize) -> Kept,
     ) -> Result<bool> {
+        if self.leave(kind, fields, attachments)? {
+            KillPoint::FrameSent.pass();
+            return Ok(true);
+        }
         let mut socket = &*self.socket;
         let outcome = self
             .outgoing
             .send(&mut socket, kind, fields, attachments, keep)?;
         self.sent(outcome)
+    }
+
+    /// Leaves a frame where the peer polls for it; false if it has to go by the socket.
+    fn leave(&mut self, kind: Kind, fields: &[u64], attachments: &[&[u8]]) -> Result<bool> {
+        let Some(outbox) = &mut self.outbox else {
+            return Ok(false);
+        };
+        let length = measure(kind, fields, attachments)?;
+        if self.outgoing.queued_bytes() > 0 || !outbox.may_take(length) {
+            return Ok(false);
+        }
+        self.letter.clear();
+        write_head(&mut self.letter, kind, fields, attachments, length);
+        for attachment in attachments {
+            self.letter.extend_from_slice(attachment);
+        }
+        let traffic = &self.socket.traffic;
+        let left = outbox.leave(&self.letter, traffic.socket_bytes());
+        if left {
+            traffic.left(length);
+        }
+        Ok(left)
     }
 
     /// Queues a frame that carries `descriptor`, and writes what the socket takes. The descriptor is
@@ -246,6 +306,15 @@ impl Sender {
 }
 
 impl Receiver {
+    /// Finds frames that the peer leaves in the page, too: while this end polls, it may.
+    pub fn use_page(&mut self, control: &Control, side: Side) {
+        let ours = match side {
+            Side::Owner => mail::TO_OWNER,
+            Side::Worker => mail::TO_WORKER,
+        };
+        self.inbox = Some(Inbox::new(control.page(), ours));
+    }
+
     /// The next whole frame, or None. One that has arrived before costs no system call, and one
     /// system call brings as many small frames as have arrived.
     ///
@@ -253,7 +322,7 @@ impl Receiver {
     /// [`Error::ChannelEnd`] if the peer closed its end and all its frames are taken; a `Frame...`
     /// variant, again at each further call, if it sent something else.
     pub fn try_recv(&mut self) -> Result<Option<Frame<'_>>> {
-        while !self.incoming.ready()? && self.fill()? {}
+        while !self.is_ready()? && self.fill()? {}
         self.buffered()
     }
 
@@ -262,15 +331,33 @@ impl Receiver {
     /// # Errors
     /// A `Frame...` variant if the peer sent something else.
     pub fn buffered(&mut self) -> Result<Option<Frame<'_>>> {
-        if self.incoming.ready()? {
-            KillPoint::FrameReceived.pass();
-            Ok(self.take())
-        } else {
-            Ok(None)
+        if !self.is_ready()? {
+            return Ok(None);
         }
+        KillPoint::FrameReceived.pass();
+        self.take()
     }
 
-    fn take(&mut self) -> Option<Frame<'_>> {
+    /// Whether the next frame is here, a letter or one that a system call brought before.
+    ///
+    /// # Errors
+    /// A `Frame...` variant if the peer sent something else.
+    pub fn is_ready(&mut self) -> Result<bool> {
+        // Looked at before each frame of the socket: it may stand before that one.
+        let handed_bytes = self.incoming.handed_bytes();
+        let letter = self
+            .inbox
+            .as_mut()
+            .is_some_and(|inbox| inbox.fetch(handed_bytes));
+        Ok(letter || self.incoming.ready()?)
+    }
+
+    /// The frame that [`is_ready`](Self::is_ready) has just announced.
+    fn take(&mut self) -> Result<Option<Frame<'_>>> {
+        if let Some(inbox) = self.inbox.as_mut().filter(|inbox| inbox.holds()) {
+            self.socket.traffic.fetched(inbox.length());
+            return inbox.open().map(Some);
+        }
         let frame = self.incoming.take();
         if frame
             .as_ref()
@@ -278,7 +365,7 @@ impl Receiver {
         {
             self.socket.expect_descriptor();
         }
-        frame
+        Ok(frame)
     }
 
     /// The descriptor of a frame that carries one; to be called once for each, in their order.
@@ -297,20 +384,98 @@ impl Receiver {
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn wait(&mut self, spin: Duration) -> Result<Wait> {
-        let mut spin_until = None;
-        while !self.incoming.ready()? {
-            if self.fill()? || self.incoming.ready()? {
-                continue;
+        if !spin.is_zero() && self.poll(spin)? {
+            return Ok(Wait::Ready);
+        }
+        self.stop_polling();
+        loop {
+            if self.is_ready()? {
+                return Ok(Wait::Ready);
             }
-            let now = Instant::now();
-            if now < *spin_until.get_or_insert(now + spin) {
-                // Where this process shares its core with the peer, the peer has to run.
-                std::thread::yield_now();
-            } else if self.socket.wait(PollFlags::IN)? == Wait::Interrupted {
+            if !self.fill()?
+                && !self.is_ready()?
+                && self.socket.wait(PollFlags::IN)? == Wait::Interrupted
+            {
                 return Ok(Wait::Interrupted);
             }
         }
-        Ok(Wait::Ready)
+    }
+
+    /// Looks for a frame again and again, for up to `limit`; whether there is one. The peer may
+    /// leave letters until [`stop_polling`](Self::stop_polling).
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    pub fn poll(&mut self, limit: Duration) -> Result<bool> {
+        if self.is_ready()? {
+            return Ok(true);
+        }
+        if let Some(inbox) = &mut self.inbox {
+            inbox.poll();
+        }
+        let until = Instant::now() + limit;
+        loop {
+            if self.is_ready()? {
+                return Ok(true);
+            }
+            if self.fill()? || self.is_ready()? {
+                continue;
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            if let Some(inbox) = &self.inbox {
+                for _ in 0..LOOKS {
+                    if inbox.is_full() {
+                        break;
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+            // Where this process shares its core with the peer, the peer has to run.
+            std::thread::yield_now();
+        }
+    }
+
+    /// Looks for a letter again and again, for up to `limit`, and takes nothing from the socket;
+    /// whether there is one. Ends early, for [`try_recv`](Self::try_recv), where something else
+    /// comes first.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the kernel does not say whether the socket has something.
+    pub fn poll_page(&mut self, limit: Duration) -> Result<bool> {
+        let Some(inbox) = &mut self.inbox else {
+            return Ok(false);
+        };
+        let handed_bytes = self.incoming.handed_bytes();
+        inbox.poll();
+        let until = Instant::now() + limit;
+        while !inbox.fetch(handed_bytes) {
+            for _ in 0..LOOKS {
+                if inbox.is_full() {
+                    break;
+                }
+                std::hint::spin_loop();
+            }
+            if inbox.fetch(handed_bytes)
+                || inbox.is_full()
+                || Instant::now() >= until
+                || self.socket.has_something()?
+            {
+                break;
+            }
+            std::thread::yield_now();
+        }
+        inbox.stop_polling();
+        Ok(inbox.fetch(handed_bytes))
+    }
+
+    /// Tells the peer that letters are looked for no more. What it has left stays to be taken: to be
+    /// followed by a last look.
+    pub fn stop_polling(&mut self) {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.stop_polling();
+        }
     }
 
     /// Reads once. True if there may be more to read at once.
@@ -318,6 +483,8 @@ impl Receiver {
         // All whole frames have been handed out.
         self.socket.check_descriptors(self.incoming.has_begun())?;
         let filled = match self.incoming.fill(&mut &*self.socket)? {
+            // What the peer left before it closed its end comes first.
+            Ok(Filled::End) if self.is_ready()? => return Ok(false),
             Ok(Filled::End) => return Err(self.end()),
             Ok(filled) => filled,
             Err(error) => match error.kind() {

@@ -1,10 +1,11 @@
 //! The page that an owner and one worker share: which task runs, and which one is to stop.
 //!
 //! A worker that is busy does not read its socket, so what has to reach it at once goes through
-//! memory: the worker writes `running`, the owner writes `cancel`. `schemas/control.json` says
-//! where they lie.
+//! memory: the worker writes `running`, the owner writes `cancel`. The channel's
+//! [boxes](super::mail) lie in the same page. `schemas/control.json` says where.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use rustix::fs::{
@@ -26,7 +27,7 @@ const CANCEL: usize = 8;
 /// The shared page, mapped. No task has the id 0: it stands for none.
 #[derive(Debug)]
 pub struct Control {
-    page: Mapping,
+    page: Arc<Mapping>,
 }
 
 impl Control {
@@ -67,7 +68,9 @@ impl Control {
 
     fn map(file: impl AsFd) -> Result<Self> {
         let page = Mapping::writable(&file.as_fd(), PAGE_BYTES)?;
-        Ok(Self { page })
+        Ok(Self {
+            page: Arc::new(page),
+        })
     }
 
     /// The id of the task that runs, or 0.
@@ -78,7 +81,7 @@ impl Control {
 
     /// Says which task runs; 0 for none. For the worker, which then asks which one is to stop.
     pub fn set_running(&self, task_id: u64) {
-        tell(&self.page, RUNNING, task_id);
+        tell(&*self.page, RUNNING, task_id);
     }
 
     /// The id of the task that the owner wants stopped, or 0.
@@ -89,7 +92,12 @@ impl Control {
 
     /// Says which task is to stop; 0 for none. For the owner, which then asks which one runs.
     pub fn set_cancel(&self, task_id: u64) {
-        tell(&self.page, CANCEL, task_id);
+        tell(&*self.page, CANCEL, task_id);
+    }
+
+    /// The page, for the boxes that lie in it.
+    pub(super) fn page(&self) -> Arc<Mapping> {
+        Arc::clone(&self.page)
     }
 
     fn told(&self, word: usize) -> u64 {

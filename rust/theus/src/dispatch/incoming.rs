@@ -44,6 +44,7 @@ pub(super) struct Incoming {
     start: usize,
     end: usize,
     stage: Stage,
+    handed_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -72,7 +73,13 @@ impl Incoming {
             start: 0,
             end: 0,
             stage: Stage::Between,
+            handed_bytes: 0,
         }
+    }
+
+    /// How many bytes the frames have that were handed out.
+    pub(super) const fn handed_bytes(&self) -> u64 {
+        self.handed_bytes
     }
 
     /// Whether a whole frame is here, so that [`take`](Self::take) returns it.
@@ -127,17 +134,21 @@ impl Incoming {
                 let body_bytes = usize::try_from(prefix.total_bytes).ok()? - head.len();
                 let bytes = rest.get(..body_bytes)?;
                 self.start += head.len() + body_bytes;
+                self.handed_bytes += prefix.total_bytes;
                 Some(Frame {
                     kind: prefix.kind,
                     fields: Cow::Borrowed(fields),
                     body: Body::Packed { lengths, bytes },
                 })
             }
-            Stage::Large(large) if large.complete() => Some(Frame {
-                kind: large.prefix.kind,
-                fields: Cow::Owned(large.fields),
-                body: Body::Parts(large.parts),
-            }),
+            Stage::Large(large) if large.complete() => {
+                self.handed_bytes += large.prefix.total_bytes;
+                Some(Frame {
+                    kind: large.prefix.kind,
+                    fields: Cow::Owned(large.fields),
+                    body: Body::Parts(large.parts),
+                })
+            }
             stage => {
                 self.stage = stage;
                 None

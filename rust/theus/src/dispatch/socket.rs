@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -38,21 +38,38 @@ pub enum Wait {
 /// and when the channel is gone.
 #[derive(Debug, Default)]
 pub struct Traffic {
+    /// Through the socket.
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
+    /// Both ways by letters.
+    left_bytes: AtomicU64,
+    fetched_bytes: AtomicU64,
 }
 
 impl Traffic {
-    /// What was written to the socket so far.
+    /// What was sent so far.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
+        self.socket_bytes() + self.left_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What was received so far.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed) + self.fetched_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What was written to the socket so far.
+    pub(super) fn socket_bytes(&self) -> u64 {
         self.sent_bytes.load(Ordering::Relaxed)
     }
 
-    /// What was read from the socket so far.
-    #[must_use]
-    pub fn received_bytes(&self) -> u64 {
-        self.received_bytes.load(Ordering::Relaxed)
+    pub(super) fn left(&self, count: usize) {
+        self.left_bytes.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn fetched(&self, count: usize) {
+        self.fetched_bytes.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -165,6 +182,16 @@ impl Socket {
             Ok(_) => Ok(Wait::Ready),
             Err(Errno::INTR) => Ok(Wait::Interrupted),
             Err(errno) => Err(failed("waiting for the channel's peer", errno)),
+        }
+    }
+
+    /// Whether reading would bring bytes, the end or an error at once.
+    pub(super) fn has_something(&self) -> Result<bool> {
+        let mut sockets = [PollFd::new(&self.fd, PollFlags::IN)];
+        match poll(&mut sockets, Some(&Timespec::default())) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(failed("looking at the channel", errno)),
         }
     }
 
