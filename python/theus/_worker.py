@@ -11,6 +11,7 @@ import faulthandler
 import gc
 import json
 import os
+import pickle
 import signal
 import sys
 import time
@@ -21,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from theus import _theus, wire
-from theus._theus import Channel, Control, Segment, Transient, Zone
+from theus._theus import Calls, Channel, Control, Segment, Transient, Zone
 from theus.array import Handle, restore_dtype
 from theus.context import ParallelContext, looked_at
 from theus.contracts import Arguments, finish, plan
@@ -36,8 +37,12 @@ CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
 CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
 
 _SPIN_S = 50e-6
-_NO_INPUTS = wire.NOTHING.data
+_NONE = pickle.dumps(None, wire.PROTOCOL)
 _OWNER_ENDS_S = 30.0  # longer than the kernel takes to end a process with much memory
+
+
+Step = Callable[[bytes | wire.Message | None], bytes | wire.Message | None]
+"""Runs a task: inputs, pickled or None for none, to the result, pickled or None for None."""
 
 
 class _Stopped(KeyboardInterrupt):
@@ -102,7 +107,7 @@ class Worker:
         self._planned: dict[int, tuple[Callable[..., Any], Arguments]] = {}
         self._parts: deque[Transient] = deque()
         self._given: frozenset[str] = frozenset()
-        self._interruptible = False
+        self._calls = Calls(channel, control, wire.NOTHING.data, self._ended, _flush)
 
     def serve(self) -> None:
         """Take frames until the owner says that it was the last."""
@@ -121,7 +126,7 @@ class Worker:
             _theus.KIND_PARTS: lambda fields, _: self._parts.append(channel.take_parts(fields)),
         }
         while True:
-            kind, fields, attachments = channel.recv(_SPIN_S)
+            kind, fields, attachments = self._calls.next(_SPIN_S)
             if kind == _theus.KIND_SHUTDOWN:
                 return
             try:
@@ -154,16 +159,19 @@ class Worker:
 
     def _forget_state(self, version: int) -> None:
         self._states.pop(version, None)
+        self._calls.forget()
 
     def _function(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
         number, form = fields
         parts = self._parts.popleft() if form == BY_PARTS else None
         self._functions[number] = (form, attachments[0], parts)
         self._planned.pop(number, None)
+        self._calls.forget()
 
     def _forget_function(self, number: int) -> None:
         _, _, parts = self._functions.pop(number)
         self._planned.pop(number, None)
+        self._calls.forget()
         if parts is not None:
             gc.collect()  # a function and the globals it came with refer to each other
 
@@ -177,50 +185,71 @@ class Worker:
     def _task(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
         task, version, number, call = fields
         inputs = self._message(attachments[0])
-        control = self._control
+        control, calls = self._control, self._calls
         control.running = task
         started = time.perf_counter_ns()
         try:
-            self._interruptible = True
+            calls.interruptible = True
             if control.cancel == task:
                 raise _Stopped  # noqa: TRY301 - handled as if the task had been interrupted
-            message = self._run(version, number, call, inputs)
-            self._interruptible = False
+            step = self._step(version, number, call)
+            outcome = step(inputs)
+            outcome = _NONE if outcome is None else outcome
+            calls.interruptible = False
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, whatever it is
-            self._interruptible = False
-            cause, message, text = self._report(error)
-            took = time.perf_counter_ns() - started
-            self._send(_theus.KIND_ERROR, (task, took, cause), message, text)
+            calls.interruptible = False
+            outcome = error
         else:
-            took = time.perf_counter_ns() - started
-            self._send(_theus.KIND_RESULT, (task, took), message)
+            calls.learn(version, number, call, step)
+        self._ended(task, time.perf_counter_ns() - started, outcome)
         control.running = 0
         _flush()
 
-    def _run(self, version: int, number: int, call: int, inputs: wire.Message) -> wire.Message:
+    def _ended(self, task: int, took: int, outcome: object) -> None:
+        """Send the outcome of a task: its step's, an exception, or None if it was to stop."""
+        if isinstance(outcome, bytes):
+            outcome = wire.Message(outcome)
+        if isinstance(outcome, wire.Message):
+            self._send(_theus.KIND_RESULT, (task, took), outcome)
+        else:
+            assert outcome is None or isinstance(outcome, BaseException)  # noqa: S101
+            error = _Stopped() if outcome is None else outcome
+            cause, message, text = self._report(error)
+            self._send(_theus.KIND_ERROR, (task, took, cause), message, text)
+
+    def _step(self, version: int, number: int, call: int) -> Step:
+        """Return what runs tasks of this version, function and call."""
         planned = self._planned.get(number)
         if planned is None:
             function = resolve(*self._functions[number])
             planned = self._planned[number] = function, plan(function)
         function, arguments = planned
-        domain, entries, self._given = self._states[version]
-        given = {} if inputs.data == _NO_INPUTS else wire.loads(inputs)
-        made = None
-        if call == CALL_PLAIN:
-            args, kwargs = given
-            result = function(*args, **kwargs)
-        else:
-            item = call == CALL_ITEM
-            seen = {"item": given} if item else given
-            context = ParallelContext(domain, seen, entries, self._zone)
-            if item:
-                result = arguments.call_with_item(function, context, given)
-            else:
+        domain, entries, names = self._states[version]
+        zone, pin, spill_dir = self._zone, self._pin, self._zone.spill_dir
+
+        def step(inputs: bytes | wire.Message | None) -> bytes | wire.Message | None:
+            given = {} if inputs is None else wire.loads(inputs)
+            self._given = names
+            made = None
+            if call == CALL_CONTEXT:
+                context = ParallelContext(domain, given, entries, zone)
                 result = arguments.call(function, context, given)
-            made = looked_at(context)
-        return wire.dumps(
-            finish(result), self._pin, label="result", made=made, spill_dir=self._spill_dir
-        )
+                made = looked_at(context)
+            elif call == CALL_ITEM:
+                context = ParallelContext(domain, {"item": given}, entries, zone)
+                result = arguments.call_with_item(function, context, given)
+                made = looked_at(context)
+            else:
+                args, kwargs = given
+                result = function(*args, **kwargs)
+            result = finish(result)
+            if result is None:
+                return None
+            return wire.plain(result) or wire.dumps(
+                result, pin, label="result", made=made, spill_dir=spill_dir
+            )
+
+        return step
 
     def _message(self, data: bytes) -> wire.Message:
         """Return what an attachment stands for: an empty one for the parts that came before it."""
@@ -255,8 +284,8 @@ class Worker:
     def _on_interrupt(self, _: int, __: FrameType | None) -> None:
         """End the running task if the owner asked for it; the terminal's Ctrl-C is not ours."""
         running = self._control.running
-        if self._interruptible and running and self._control.cancel == running:
-            self._interruptible = False
+        if self._calls.interruptible and running and self._control.cancel == running:
+            self._calls.interruptible = False
             raise _Stopped
 
     # --- segments ---

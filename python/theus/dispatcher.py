@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from theus import _theus, deaths, wire
+from theus._theus import Lane
 from theus.driver import Driver
 from theus.errors import (
     CorruptSegmentError,
@@ -45,16 +46,17 @@ from theus.errors import (
     WorkerStartError,
 )
 from theus.interrupts import InterruptsDeferred
-from theus.pool import WorkerPool
+from theus.pool import CORES, WorkerPool
 from theus.stopping import GRACE_S, Stopping
-from theus.tasks import Task
+from theus.tasks import LoopOutcome, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from theus._theus import Channel, Segment, Session
-    from theus.functions import References
+    from theus.functions import Reference, References
     from theus.pool import WorkerLimits
+    from theus.state import State
     from theus.worker_process import WorkerProcess
 
 __all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_PLAIN", "Dispatcher"]
@@ -65,11 +67,13 @@ _CAUSE_STALE = 2
 _MAX_FAILED_STARTS = 3
 _SPIN_S = 60e-6
 _LOOK_S = 50e-3
+_MAX_LANES = 256
 
 _BROKEN = (ProtocolError, CorruptSegmentError, MemoryError)
 """What a frame may raise after which its channel cannot be used."""
 
 Delivery = tuple[Task, bool, Any]
+Frame = tuple[int, tuple[int, ...], list[bytes]]
 
 
 class Dispatcher:
@@ -89,6 +93,11 @@ class Dispatcher:
         Takes over the output that a worker has just sent on its channel, given that and its seat.
     worker_limits : WorkerLimits
         When a worker is replaced.
+
+    Attributes
+    ----------
+    lanes : dict of callable to Lane
+        Short cuts for functions that were just called.
     """
 
     def __init__(
@@ -110,6 +119,8 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._failed_starts = 0
         self._closed = False
+        self.lanes: dict[Callable[..., Any], Lane] = {}
+        self._last_call: tuple[Reference, State] | None = None
         self._epoll = select.epoll()
         self._pool = WorkerPool(session, workers, threads, self._epoll, worker_limits=worker_limits)
         self._stopping = Stopping(self._pool)
@@ -180,34 +191,85 @@ class Dispatcher:
             if frame is False:
                 return False
             if frame is None:
-                pool.note_sent(worker, task)
-            else:
-                return self._take(worker, task, *frame)
-        except (EOFError, OSError):
-            pass  # the epoll will say so
-        except _BROKEN as error:
-            self._end_broken(worker, error)
+                self._look_at(worker, task)
+                return True
+            if not self._take(worker, task, frame):
+                return False
+            self._open_lane(worker, task)
         finally:
             if self._pending:  # of other threads, which found this worker busy
                 self.pump(0.0)
         return True
 
-    def _take(
-        self,
-        worker: WorkerProcess,
-        task: Task,
-        kind: int,
-        fields: tuple[int, ...],
-        attachments: list[bytes],
-    ) -> bool:
+    def adopt(self, task: Task) -> None:
+        """Go on with a task that a lane has sent, and that was not answered in time."""
+        lane = self.lanes.pop(task.reference.function, None)
+        if lane is not None:
+            lane.close()
+        for worker in self._pool:
+            if task in worker.queue:
+                self._look_at(worker, task)
+
+    def _open_lane(self, worker: WorkerProcess, task: Task) -> None:
+        """Let calls of the same function in the same state go by a lane, from the third on."""
+        last, self._last_call = self._last_call, (task.reference, task.state)
+        watched = self._references.watched(task.reference)
+        function = worker.number_of(task)
+        if last != self._last_call or watched is None or function is None:
+            return
+        if len(self.lanes) >= _MAX_LANES:
+            self.lanes.clear()
+        outcome = LoopOutcome()
+
+        def failed(task: Task, frame: Frame) -> Any:
+            self.adopt(task)  # its outcome is used up
+            self._take(worker, task, frame)
+            return outcome.take()
+
+        lane = Lane(
+            channel=worker.channel,
+            queue=worker.queue,
+            pending=self._pending,
+            busy=self._pool.busy,
+            cores=CORES,
+            numbers=self._numbers,
+            fields=(task.state.version, function, task.call),
+            state=task.state,
+            bindings=watched[0],
+            specs=watched[1],
+            path=worker.known_path,
+            failed=failed,
+            limit_s=_SPIN_S,
+            task=Task(
+                task.reference, task.state, call=task.call, inputs=wire.NOTHING, outcome=outcome
+            ),
+        )
+        worker.add_lane(lane)
+        self.lanes[task.reference.function] = lane
+
+    def _look_at(self, worker: WorkerProcess, task: Task) -> None:
+        """Look at a worker whose task was sent and not answered, or that broke off its channel."""
+        with InterruptsDeferred():
+            with self._lock:
+                if task in worker.queue:  # another thread may have had the outcome
+                    self._pool.note_sent(worker, task)
+                deliveries = self._attend(worker, worker.channel.fileno(), select.EPOLLOUT)
+            self._deliver(deliveries)
+
+    def _take(self, worker: WorkerProcess, task: Task, frame: Frame) -> bool:
         """Deliver the outcome that was polled for; False if the task has to be sent otherwise."""
+        kind, fields, attachments = frame
         if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR) or fields[0] != task.number:
             msg = f"it answered with a frame of kind {kind}, which is not its task's outcome"
-            raise ProtocolError(msg)
+            with InterruptsDeferred():
+                with self._lock:
+                    deliveries = self._bury(worker, ProtocolError(msg))
+                self._deliver(deliveries)
+            return True
         self._pool.measure(task, fields[1] / 1e9)
         worker.finished += 1
         if kind == _theus.KIND_RESULT:
-            self._finish(task, success=True, value=wire.Message(attachments[0]))
+            self._finish(task, success=True, value=attachments[0])
         elif fields[2] == _CAUSE_STALE:
             task.reference = self._references.send_by_value(task.reference.function)
             return False
@@ -215,12 +277,6 @@ class Dispatcher:
             error = wire.Message(attachments[0]), attachments[1].decode(errors="replace")
             self._finish(task, success=False, value=error)
         return True
-
-    def _end_broken(self, worker: WorkerProcess, error: Exception) -> None:
-        with InterruptsDeferred():
-            with self._lock:
-                deliveries = self._bury(worker, error)
-            self._deliver(deliveries)
 
     def _poll_for(self, task: Task) -> None:
         """Poll for the outcome of a task that was sent, as :meth:`call` does."""
@@ -230,7 +286,7 @@ class Dispatcher:
         with InterruptsDeferred():
             with self._lock:
                 for worker in self._pool.busy:
-                    if worker.queue and worker.queue[0] is task:
+                    if worker.queue[0] is task:
                         deliveries = self._poll_worker(worker)
                         break
             self._deliver(deliveries)
@@ -309,6 +365,7 @@ class Dispatcher:
             if self._closed:
                 return
             self._closed = True
+            self.lanes.clear()
             tasks = list(self._pending)
             workers = self._pool.clear()
             for worker in workers:
@@ -328,6 +385,7 @@ class Dispatcher:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.RLock()
         self._closed = True
+        self.lanes.clear()
         self._driver.abandon()
         tasks = list(self._pending)
         self._pending.clear()

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Executor, Future
 from multiprocessing import util
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from weakref import WeakSet, finalize
 
 from theus import wire
-from theus._theus import Session, fork_generation
+from theus._theus import MISS, Session, fork_generation
 from theus.context import ProcessContext
 from theus.contracts import call_with_context, contract_of, require_context
 from theus.dispatcher import CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, Dispatcher
@@ -277,23 +278,38 @@ class TheusEngine:
         -----
         Cancelling the await stops the process: SIGINT, and SIGKILL 100 ms later.
         """
-        if not contract_of(fn).parallel:
+        lane = self._dispatcher.lanes.get(fn) if type(fn) is FunctionType else None
+        if lane is None and not contract_of(fn).parallel:
             return await self._execute_here(fn, timeout, inputs)
+        message = self._pack(inputs)
+        task = None
+        if lane is not None and message.parts is None:
+            result = lane.call(self._store.current, message.data)
+            if type(result) is not Task:
+                if result is not MISS:
+                    if self._is_to_give_way():
+                        await asyncio.sleep(0)
+                    return result
+            else:
+                task = result
+                task.inputs, task.timeout = message, timeout
+                self._dispatcher.adopt(task)
+        if task is None:
+            task = self._task(fn, CALL_CONTEXT, message, LoopOutcome(), timeout)
+            if not self._dispatcher.call(task):
+                self._dispatcher.submit(task, attended=True)
+        outcome: LoopOutcome = task.outcome
+        if outcome.settled:
+            if self._is_to_give_way():
+                await asyncio.sleep(0)
+            return outcome.take()
         loop = asyncio.get_running_loop()
-        outcome = LoopOutcome(loop)
-        task = self._task(fn, CALL_CONTEXT, inputs, outcome, timeout)
-        if self._dispatcher.call(task):
-            if outcome.settled:
-                await self._give_way()
-                return outcome.take()
-        else:
-            self._dispatcher.submit(task, attended=True)
         self._dispatcher.attach(loop)
         timer = None
         if timeout is not None:
             timer = loop.call_later(timeout, self._dispatcher.time_out, task)
         try:
-            return await outcome.future()
+            return await outcome.future(loop)
         except asyncio.CancelledError:
             self._dispatcher.cancel(task)
             raise
@@ -301,12 +317,13 @@ class TheusEngine:
             if timer is not None:
                 timer.cancel()
 
-    async def _give_way(self) -> None:
-        """Let the loop's other coroutines run, at times: polled for, a task does not suspend."""
+    def _is_to_give_way(self) -> bool:
+        """Whether it is time for the loop's other coroutines: what is polled for does not suspend."""
         now = time.perf_counter()
-        if now - self._gave_way > _GIVE_WAY_S:
-            self._gave_way = now
-            await asyncio.sleep(0)
+        if now - self._gave_way < _GIVE_WAY_S:
+            return False
+        self._gave_way = now
+        return True
 
     @overload
     def submit(
@@ -338,7 +355,7 @@ class TheusEngine:
             may be called inside a running event loop, as in a notebook cell.
         """
         future: TaskFuture[Any] = TaskFuture(self._dispatcher)
-        future.task = self._task(fn, CALL_CONTEXT, inputs, future, timeout)
+        future.task = self._task(fn, CALL_CONTEXT, self._pack(inputs), future, timeout)
         self._dispatcher.submit(future.task, attended=False)
         return future
 
@@ -404,7 +421,7 @@ class TheusEngine:
 
         def send(fn: Callable[..., Any], arguments: object) -> Future[Any]:
             future: TaskFuture[Any] = TaskFuture(self._dispatcher, stoppable=False)
-            future.task = self._task(fn, CALL_PLAIN, arguments, future, None)
+            future.task = self._task(fn, CALL_PLAIN, self._pack(arguments), future, None)
             self._dispatcher.submit(future.task, attended=False)
             return future
 
@@ -484,11 +501,18 @@ class TheusEngine:
             value, self._heavy.pin, label=f"domain[{key!r}]", spill_dir=self._session.spill_dir
         )
 
+    def _pack(self, inputs: object) -> wire.Message:
+        if not inputs:
+            return wire.NOTHING
+        return wire.dumps(
+            inputs, self._heavy.pin, label="inputs", spill_dir=self._session.spill_dir
+        )
+
     def _task(
         self,
         fn: Callable[..., Any],
         call: int,
-        inputs: object,
+        message: wire.Message,
         outcome: LoopOutcome | TaskFuture[Any],
         timeout: float | None,
     ) -> Task:
@@ -496,11 +520,6 @@ class TheusEngine:
             require_context(fn)
         self._check_open()
         reference: Reference = self._references.of(fn)
-        message = (
-            wire.dumps(inputs, self._heavy.pin, label="inputs", spill_dir=self._session.spill_dir)
-            if inputs
-            else wire.NOTHING
-        )
         return Task(
             reference,
             self._store.current,

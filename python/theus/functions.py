@@ -166,6 +166,19 @@ class References:
             # A module that rebinds a global to a connection or a lock keeps it to itself.
             return known.reference
 
+    def watched(self, reference: Reference) -> tuple[list[Any], list[Any]] | None:
+        """Return the globals and the modules that `reference` relies on to be as they are.
+
+        Globals as namespace, name and value, modules as name and spec; None for a reference by
+        value, which is made anew at each call.
+        """
+        if reference.form != BY_REFERENCE:
+            return None
+        known = self._importable.get(reference.function)
+        if known is None or known.by_value or known.reference is not reference:
+            return None
+        return known.bindings, known.specs
+
     def send_by_value(self, function: Callable[..., Any]) -> Reference:
         """Return `function` by value, now and at every later call: a worker could not import it."""
         known = self._importable.get(function) if isinstance(function, FunctionType) else None

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from theus._theus import Session
     from theus.tasks import Task
 
-__all__ = ["WorkerLimits", "WorkerPool"]
+__all__ = ["CORES", "WorkerLimits", "WorkerPool"]
 
 _SHORT_S = 1e-3
 _BACKLOG_S = 2e-3
 _UNKNOWN_S = 1e9
 _MAX_QUEUE = 128
 _MAX_MEASURED = 4096
-_CORES = len(os.sched_getaffinity(0))
+CORES = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ class WorkerPool:
 
     def leaves_a_core(self) -> bool:
         """Whether this thread can poll without taking a busy worker's core."""
-        return len(self.busy) < _CORES
+        return len(self.busy) < CORES
 
     def note_sent(self, worker: WorkerProcess, task: Task) -> None:
         """Note that `worker` has `task`, whose estimate counts until it is finished."""

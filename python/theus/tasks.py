@@ -197,21 +197,15 @@ def not_an_end(error: BaseException) -> BaseException:
 
 
 class LoopOutcome:
-    """The outcome of ``engine.execute``: kept until it is asked for, or an asyncio future's.
-
-    Parameters
-    ----------
-    loop : asyncio.AbstractEventLoop
-        The running loop, in whose thread the outcome is waited for.
-    """
+    """The outcome of ``engine.execute``: kept until it is asked for, or an asyncio future's."""
 
     __slots__ = ("_loop", "_settled", "_thread")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._thread = 0
+    def __init__(self) -> None:
         # What is there first, the outcome or the future that waits for it; setdefault is one step.
         self._settled: dict[str, Any] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
 
     @property
     def settled(self) -> bool:
@@ -225,10 +219,11 @@ class LoopOutcome:
             return value
         raise asyncio.CancelledError if isinstance(error, CancelledError) else not_an_end(error)
 
-    def future(self) -> asyncio.Future[Any]:
-        """Return a future of the outcome; to be called once."""
+    def future(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[Any]:
+        """Return a future of the outcome, of the loop that runs; to be called once."""
         self._thread = threading.get_ident()
-        future: asyncio.Future[Any] = self._loop.create_future()
+        self._loop = loop
+        future: asyncio.Future[Any] = loop.create_future()
         first = self._settled.setdefault("outcome", future)
         if first is not future:
             _settle(future, *first)
@@ -254,7 +249,7 @@ class LoopOutcome:
             return
         if threading.get_ident() == self._thread:
             _settle(future, value, error)
-        elif not self._loop.is_closed():
+        elif self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_settle, future, value, error)
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from theus._theus import Segment
     from theus.outputs import TaskHeavy
 
-__all__ = ["NOTHING", "PROTOCOL", "Message", "Pins", "dumps", "loads"]
+__all__ = ["NOTHING", "PROTOCOL", "Message", "Pins", "dumps", "loads", "plain"]
 
 PROTOCOL = 5
 
@@ -303,8 +303,9 @@ def dumps(
     HeavyZoneFullError
         If the large buffers do not fit into shared memory, or memory at all.
     """
-    if type(obj) in _NUMBERS or _is_plain(obj):
-        return Message(pickle.dumps(obj, PROTOCOL))
+    data = plain(obj)
+    if data is not None:
+        return Message(data)
     file = _Chunks()
     pickler = _Pickler(file, pin, modules, made=made)
     try:
@@ -363,13 +364,20 @@ def _write_strided(parts: Transient, offset: int, source: np.ndarray[Any, Any]) 
         offset += data.nbytes
 
 
-def loads(message: Message) -> Any:
+def plain(obj: object) -> bytes | None:
+    """Return the pickle of what plain pickle sends in a few microseconds; None for all else."""
+    return pickle.dumps(obj, PROTOCOL) if type(obj) in _NUMBERS or _is_plain(obj) else None
+
+
+def loads(message: Message | bytes) -> Any:
     """Load what :func:`dumps` made, here or in another process.
 
     Heavy entries arrive as read-only views. Buffers that had left the pickle arrive as private
     views of the segment's bytes, writable and copied page by page when they are written, new ones
-    at each call.
+    at each call. Bytes are the pickle of a message that has nothing else.
     """
+    if type(message) is bytes:
+        return pickle.loads(message)
     if message.outputs:
         outer = getattr(_arriving, "outputs", ())
         _arriving.outputs = message.outputs
@@ -386,7 +394,6 @@ def loads(message: Message) -> Any:
 
 
 def _is_plain(obj: object) -> bool:
-    """Whether plain pickle does, and in a few microseconds."""
     if type(obj) is dict:
         items: Any = obj
         return len(items) <= _FEW and all(type(k) is str and _is_small(v) for k, v in items.items())

@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict, deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from theus import _theus
 from theus._theus import Channel, Control
@@ -21,7 +21,7 @@ from theus._theus import Channel, Control
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from theus._theus import Segment, Session, Transient
+    from theus._theus import Lane, Segment, Session, Transient
     from theus.functions import Reference
     from theus.state import State
     from theus.tasks import Task
@@ -87,6 +87,7 @@ class WorkerProcess:
         self._states: set[int] = set()
         self._functions: OrderedDict[object, tuple[int, Reference]] = OrderedDict()
         self._next_function = 1
+        self._lanes: list[Lane] = []
         self.backlog_s = 0.0
         self.finished = 0
         self.retiring = False
@@ -131,23 +132,44 @@ class WorkerProcess:
             process_group=0,  # a Ctrl-C in the terminal is the owner's business
         )
 
-    def call(self, task: Task, limit: float) -> tuple[int, tuple[int, ...], list[bytes]] | bool | None:
+    def call(
+        self, task: Task, limit: float
+    ) -> tuple[int, tuple[int, ...], list[bytes]] | Literal[False] | None:
         """Send `task` if nothing has to go before it, and poll for its outcome.
 
         False if something has, or the worker is not idle; else what ``Channel.call`` returns.
         """
-        inputs, known = task.inputs, self._functions.get(task.reference.identity)
+        inputs, function = task.inputs, self.number_of(task)
+        if function is None or inputs is None or inputs.parts is not None:
+            return False
+        fields = task.number, task.state.version, function, task.call
+        return self.channel.call(self.queue, task, fields, inputs.data, limit)
+
+    def number_of(self, task: Task) -> int | None:
+        """Return the number of the function of `task`, if nothing has to be sent before it."""
+        known = self._functions.get(task.reference.identity)
         if (
             known is None
-            or inputs is None
-            or inputs.parts is not None
             or self.wants_write
             or task.state.version not in self._states
             or self._sys_path != sys.path
         ):
-            return False
-        fields = task.number, task.state.version, known[0], task.call
-        return self.channel.call(self.queue, task, fields, inputs.data, limit)
+            return None
+        return known[0]
+
+    def add_lane(self, lane: Lane) -> None:
+        """Have `lane` end with what it relies on: the functions and states that the worker knows."""
+        self._lanes.append(lane)
+
+    def close_lanes(self) -> None:
+        """End all lanes."""
+        while self._lanes:
+            self._lanes.pop().close()
+
+    @property
+    def known_path(self) -> list[str]:
+        """The ``sys.path`` that the worker has."""
+        return self._sys_path
 
     def send(self, task: Task) -> None:
         """Send `task`, and before it the state and the function if they are new to the worker."""
@@ -222,6 +244,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Close this side's descriptors, and let go of what came for a result that never will."""
         self.take_arrived()
+        self.close_lanes()
         self.channel.close()
         for descriptor in (self.pidfd, self._trace):
             os.close(descriptor)
@@ -251,6 +274,7 @@ class WorkerProcess:
         if state.version in self._states:
             return
         in_flight = {task.state.version for task in self.queue}
+        self.close_lanes()
         for version in self._states - in_flight:
             self._send(_theus.KIND_FORGET_STATE, (version,), ())
         self._states &= in_flight
@@ -278,6 +302,7 @@ class WorkerProcess:
         return number
 
     def _forget_function(self, identity: object) -> None:
+        self.close_lanes()
         number, _ = self._functions.pop(identity)
         self._send(_theus.KIND_FORGET_FUNCTION, (number,), ())
 

@@ -15,8 +15,8 @@ use pyo3::IntoPyObjectExt;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::{PyBool, PyBytes, PyList, PyTuple};
-use theus::dispatch::{self, Frame, Kind, PROTOCOL_VERSION, Receiver, Sender, Side, Traffic, Wait};
+use pyo3::types::{PyBytes, PyList, PyTuple};
+use theus::dispatch::{self, Frame, Kept, Kind, PROTOCOL_VERSION, Receiver, Sender, Side, Traffic, Wait};
 use theus::error::Result;
 
 use crate::control::Control;
@@ -27,7 +27,7 @@ use crate::payload::Payload;
 use crate::transient::Transient;
 
 /// What a frame is in Python: kind, fields, attachments.
-type PyFrame<'py> = (u8, Bound<'py, PyTuple>, Bound<'py, PyList>);
+pub(crate) type PyFrame<'py> = (u8, Bound<'py, PyTuple>, Bound<'py, PyList>);
 
 /// One end of a worker's private socket pair, carrying frames.
 #[pyclass(frozen, module = "theus._theus")]
@@ -154,17 +154,7 @@ impl Channel {
     /// Wait for a frame without the GIL, polling for up to `spin_s` before blocking.
     #[pyo3(signature = (spin_s = 0.0))]
     fn recv<'py>(&self, py: Python<'py>, spin_s: f64) -> PyResult<PyFrame<'py>> {
-        let spin = duration("spin_s", spin_s)?;
-        loop {
-            // Another thread may have taken the frame that was waited for, hence the loop.
-            let mut receiver = lock(py, &self.receiver);
-            let frame = open(&mut *receiver)?.buffered();
-            if let Some(frame) = optional(py, frame)? {
-                return Ok(frame);
-            }
-            drop(receiver);
-            wait(py, &self.receiver, |receiver| receiver.wait(spin))?;
-        }
+        self.next(py, duration("spin_s", spin_s)?, |frame| to_tuple(py, frame))
     }
 
     /// Look for a frame again and again without the GIL, for up to `limit_s`, and take none; whether
@@ -186,41 +176,27 @@ impl Channel {
     /// without the GIL, for up to `limit_s`. One step to Python's signal handlers, with the queue: it
     /// has `task` while that is sent and not answered.
     ///
-    /// False if the queue was not empty. None if there is no answer yet, or not only a letter: the
-    /// socket will tell. Otherwise a frame, and `task` is out of the queue if it is its outcome.
+    /// False if the queue was not empty. None if there is no answer yet, or not one that can be taken
+    /// without the socket: to be looked at as if the socket had news. Otherwise a frame, and `task` is
+    /// out of the queue if it is its outcome.
     fn call<'py>(
         &self,
         py: Python<'py>,
         queue: &Bound<'py, PyAny>,
         task: &Bound<'py, PyAny>,
-        fields: (u64, u64, u64, u64),
-        inputs: Payload,
+        fields: [u64; 4],
+        inputs: &Bound<'py, PyBytes>,
         limit_s: f64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = duration("limit_s", limit_s)?;
-        let mut receiver = lock(py, &self.receiver);
-        if queue.is_truthy()? {
-            return Ok(PyBool::new(py, false).to_owned().into_any());
+        let place = (queue, task);
+        match self.exchange(py, place, &fields, inputs.as_bytes(), limit, |frame| {
+            to_tuple(py, frame)
+        })? {
+            Exchange::Busy => false.into_bound_py_any(py),
+            Exchange::Sent => Ok(py.None().into_bound(py)),
+            Exchange::Answered(frame) => frame.into_bound_py_any(py),
         }
-        queue.call_method1(intern!(py, "append"), (task,))?;
-        let (number, version, function, call) = fields;
-        let fields = [number, version, function, call];
-        self.send_now(py, Kind::Task.number(), &fields, &[inputs])?;
-        let receiver = open(&mut *receiver)?;
-        let polled = py.detach(|| receiver.poll_page(limit));
-        if !polled.map_err(|error| to_py(py, error))? {
-            return Ok(py.None().into_bound(py));
-        }
-        let frame = receiver.buffered().map_err(|error| to_py(py, error))?;
-        let Some(frame) = frame else {
-            return Ok(py.None().into_bound(py));
-        };
-        if matches!(frame.kind(), Kind::Result | Kind::Error)
-            && frame.fields().next() == Some(number)
-        {
-            queue.call_method0(intern!(py, "popleft"))?;
-        }
-        to_tuple(py, &frame)?.into_bound_py_any(py)
     }
 
     /// What was sent so far.
@@ -249,7 +225,96 @@ impl Channel {
     }
 }
 
+/// How far [`Channel::exchange`] came.
+pub(crate) enum Exchange<T> {
+    /// Nothing was sent.
+    Busy,
+    /// The task is in the queue.
+    Sent,
+    /// The task was in the queue.
+    Answered(T),
+}
+
 impl Channel {
+    /// Waits for a frame without the GIL, polling for up to `spin` before it sleeps.
+    ///
+    /// # Errors
+    /// Those of the channel, of signal handlers, and of `convert`.
+    pub(crate) fn next<T>(
+        &self,
+        py: Python<'_>,
+        spin: Duration,
+        convert: impl FnOnce(&Frame<'_>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        loop {
+            // Another thread may have taken the frame that was waited for, hence the loop.
+            let mut receiver = lock(py, &self.receiver);
+            let frame = open(&mut *receiver)?.buffered();
+            if let Some(frame) = frame.map_err(|error| to_py(py, error))? {
+                return convert(&frame);
+            }
+            drop(receiver);
+            wait(py, &self.receiver, |receiver| receiver.wait(spin))?;
+        }
+    }
+
+    /// Writes a whole RESULT frame, waiting without the GIL.
+    pub(crate) fn send_result(
+        &self,
+        py: Python<'_>,
+        task: u64,
+        took: u64,
+        data: &[u8],
+    ) -> PyResult<()> {
+        let sent = {
+            let mut sender = lock(py, &self.sender);
+            let mut keep = |_, skip: usize| Box::new(data[skip..].to_vec()) as Kept;
+            open(&mut *sender)?.send(Kind::Result, &[task, took], &[data], &mut keep)
+        };
+        let done = sent.map_err(|error| to_py(py, error))?;
+        self.finish_sending(py, done)
+    }
+
+    /// What `call` does; `convert` makes what is returned of the frame that answers.
+    ///
+    /// # Errors
+    /// Those of the queue, before anything is sent, and of `convert`. What the channel's are, the next
+    /// look at it says.
+    pub(crate) fn exchange<'py, T>(
+        &self,
+        py: Python<'py>,
+        (queue, task): (&Bound<'py, PyAny>, &Bound<'py, PyAny>),
+        fields: &[u64; 4],
+        inputs: &[u8],
+        limit: Duration,
+        convert: impl FnOnce(&Frame<'_>) -> PyResult<T>,
+    ) -> PyResult<Exchange<T>> {
+        let mut receiver = lock(py, &self.receiver);
+        if queue.is_truthy()? {
+            return Ok(Exchange::Busy);
+        }
+        queue.call_method1(intern!(py, "append"), (task,))?;
+        let sent = open(&mut *lock(py, &self.sender)).map(|sender| {
+            let mut keep = |_, skip: usize| Box::new(inputs[skip..].to_vec()) as Kept;
+            sender.send(Kind::Task, fields, &[inputs], &mut keep)
+        });
+        let (Ok(Ok(true)), Ok(receiver)) = (sent, open(&mut *receiver)) else {
+            return Ok(Exchange::Sent);
+        };
+        let Ok(true) = py.detach(|| receiver.poll_page(limit)) else {
+            return Ok(Exchange::Sent);
+        };
+        let Ok(Some(frame)) = receiver.buffered() else {
+            return Ok(Exchange::Sent);
+        };
+        if matches!(frame.kind(), Kind::Result | Kind::Error)
+            && frame.fields().next() == Some(fields[0])
+        {
+            queue.call_method0(intern!(py, "popleft"))?;
+        }
+        convert(&frame).map(Exchange::Answered)
+    }
+
     /// The descriptor of a frame of this `kind`; once for each, in their order.
     pub(crate) fn take_descriptor(&self, py: Python<'_>, kind: Kind) -> PyResult<OwnedFd> {
         let mut receiver = lock(py, &self.receiver);
@@ -310,7 +375,7 @@ impl Channel {
     }
 }
 
-fn duration(name: &str, seconds: f64) -> PyResult<Duration> {
+pub(crate) fn duration(name: &str, seconds: f64) -> PyResult<Duration> {
     Duration::try_from_secs_f64(seconds)
         .map_err(|error| PyValueError::new_err(format!("{name}: {error}")))
 }
@@ -342,7 +407,7 @@ fn decode_frame(py: Python<'_>, data: Payload) -> PyResult<PyFrame<'_>> {
         .and_then(|frame| to_tuple(py, &frame))
 }
 
-fn to_tuple<'py>(py: Python<'py>, frame: &Frame<'_>) -> PyResult<PyFrame<'py>> {
+pub(crate) fn to_tuple<'py>(py: Python<'py>, frame: &Frame<'_>) -> PyResult<PyFrame<'py>> {
     let attachments = frame.attachments().map(|bytes| PyBytes::new(py, bytes));
     Ok((
         frame.kind().number(),

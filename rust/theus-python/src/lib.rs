@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 
 mod buffer;
+mod calls;
 mod c_data;
 mod channel;
 mod control;
@@ -10,6 +11,7 @@ mod error;
 mod fd;
 #[cfg(feature = "kill-points")]
 mod kill_point;
+mod lane;
 mod machine;
 mod output;
 mod payload;
@@ -36,8 +38,10 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(session::fork_generation, module)?)?;
     #[cfg(feature = "kill-points")]
     kill_point::register(module)?;
+    calls::register(module)?;
     channel::register(module)?;
     control::register(module)?;
+    lane::register(module)?;
     machine::register(module)?;
     watch::register(module)
 }

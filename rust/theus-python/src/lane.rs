@@ -1,0 +1,228 @@
+//! `Lane`: a task of a function that a waiting worker knows, sent and answered in one step.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, TryLockError};
+use std::time::Duration;
+
+use pyo3::IntoPyObjectExt;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyAny, PyBytes, PyDict, PyList, PySet, PyString};
+use theus::dispatch::{Frame, Kind};
+
+use crate::channel::{Channel, Exchange, duration, to_tuple};
+
+/// What pickle makes of None, in protocol 5: what most tasks return that return nothing.
+pub(crate) const PICKLED_NONE: &[u8] = b"\x80\x05N.";
+
+/// What a call of one function in one state needs, for as long as nothing else happens.
+///
+/// Python's signal handlers see a call as one step. Other threads see the worker's queue, which has
+/// the lane's task while that is sent and not answered.
+#[pyclass(frozen, module = "theus._theus")]
+pub(crate) struct Lane {
+    channel: Py<Channel>,
+    queue: Py<PyAny>,
+    pending: Py<PyAny>,
+    busy: Py<PySet>,
+    cores: usize,
+    numbers: Py<PyAny>,
+    fields: (u64, u64, u64),
+    state: Py<PyAny>,
+    /// The globals that the function reads: where, under which name, and what.
+    bindings: Vec<(Py<PyDict>, Py<PyString>, Py<PyAny>)>,
+    /// The modules it leans on, and how they were found.
+    specs: Vec<(Py<PyString>, Py<PyAny>)>,
+    path: Py<PyList>,
+    failed: Py<PyAny>,
+    limit: Duration,
+    /// None once a call was not answered in time.
+    task: Mutex<Option<Py<PyAny>>>,
+    open: AtomicBool,
+}
+
+#[pymethods]
+impl Lane {
+    /// Parameters
+    /// ----------
+    /// channel, queue
+    ///     The worker's.
+    /// pending, busy, cores
+    ///     No task may wait, nor as many workers be busy.
+    /// numbers
+    ///     An iterator: the task's number is the next for each call.
+    /// fields
+    ///     The version, function and call of the TASK frame.
+    /// state, bindings, specs, path
+    ///     What has to be as it was.
+    /// failed
+    ///     Called with the task and the fields and attachments of an ERROR frame; its result is the
+    ///     call's.
+    /// limit_s
+    ///     How long an outcome is polled for.
+    /// task
+    ///     What stands in the queue.
+    #[new]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "all of it has to be the same for a call"
+    )]
+    fn new(
+        channel: Py<Channel>,
+        queue: Py<PyAny>,
+        pending: Py<PyAny>,
+        busy: Py<PySet>,
+        cores: usize,
+        numbers: Py<PyAny>,
+        fields: (u64, u64, u64),
+        state: Py<PyAny>,
+        bindings: Vec<(Py<PyDict>, Py<PyString>, Py<PyAny>)>,
+        specs: Vec<(Py<PyString>, Py<PyAny>)>,
+        path: Py<PyList>,
+        failed: Py<PyAny>,
+        limit_s: f64,
+        task: Py<PyAny>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            channel,
+            queue,
+            pending,
+            busy,
+            cores,
+            numbers,
+            fields,
+            state,
+            bindings,
+            specs,
+            path,
+            failed,
+            limit: duration("limit_s", limit_s)?,
+            task: Mutex::new(Some(task)),
+            open: AtomicBool::new(true),
+        })
+    }
+
+    /// Run the function in a worker that polls, and poll for the outcome without the GIL: the result.
+    ///
+    /// `MISS` if nothing was sent, since something is not as it was. The task if it is sent and its
+    /// outcome comes as that of others; the lane is closed then.
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        state: &Bound<'py, PyAny>,
+        inputs: &Bound<'py, PyBytes>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        // Another thread that has the lane waits for the GIL: it must not be waited for.
+        let mut place = match self.task.try_lock() {
+            Ok(place) => place,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return miss(py),
+        };
+        let Some(task) = place.as_ref().map(|task| task.bind(py).clone()) else {
+            return miss(py);
+        };
+        if !self.open.load(Ordering::Relaxed)
+            || !self.state.is(state)
+            || self.pending.bind(py).is_truthy()?
+            || self.busy.bind(py).len() >= self.cores
+            || !self.is_unchanged(py)?
+        {
+            return miss(py);
+        }
+        let number = self.numbers.call_method0(py, intern!(py, "__next__"))?;
+        task.setattr(intern!(py, "number"), &number)?;
+        let (version, function, call) = self.fields;
+        let fields = [number.extract(py)?, version, function, call];
+        let exchanged = self.channel.get().exchange(
+            py,
+            (self.queue.bind(py), &task),
+            &fields,
+            inputs.as_bytes(),
+            self.limit,
+            |frame| Answer::of(py, frame),
+        )?;
+        match exchanged {
+            Exchange::Busy => miss(py),
+            Exchange::Sent => {
+                *place = None;
+                Ok(task)
+            }
+            Exchange::Answered(Answer::Result(value)) => Ok(value),
+            Exchange::Answered(Answer::Other(frame)) => {
+                drop(place);
+                self.failed.bind(py).call1((task, frame))
+            }
+        }
+    }
+
+    /// End it: the worker forgets its function or state, or ends.
+    fn close(&self) {
+        self.open.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Lane {
+    fn is_unchanged(&self, py: Python<'_>) -> PyResult<bool> {
+        for (space, name, value) in &self.bindings {
+            let found = space.bind(py).get_item(name)?;
+            if !found.is_some_and(|found| found.is(value)) {
+                return Ok(false);
+            }
+        }
+        let sys = sys(py)?;
+        let modules = sys.getattr(intern!(py, "modules"))?;
+        let modules = modules.cast::<PyDict>()?;
+        for (name, spec) in &self.specs {
+            let Some(module) = modules.get_item(name)? else {
+                return Ok(false);
+            };
+            if !module.getattr(intern!(py, "__spec__"))?.is(spec) {
+                return Ok(false);
+            }
+        }
+        sys.getattr(intern!(py, "path"))?.eq(&self.path)
+    }
+}
+
+/// What came of a task, as far as Rust understands it.
+enum Answer<'py> {
+    Result(Bound<'py, PyAny>),
+    Other(Bound<'py, PyAny>),
+}
+
+impl<'py> Answer<'py> {
+    fn of(py: Python<'py>, frame: &Frame<'_>) -> PyResult<Self> {
+        if frame.kind() != Kind::Result {
+            return Ok(Self::Other(to_tuple(py, frame)?.into_bound_py_any(py)?));
+        }
+        let data = frame.attachments().next().unwrap_or_default();
+        if data == PICKLED_NONE {
+            return Ok(Self::Result(py.None().into_bound(py)));
+        }
+        static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let loads = LOADS.import(py, "pickle", "loads")?;
+        loads.call1((PyBytes::new(py, data),)).map(Self::Result)
+    }
+}
+
+fn sys(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
+    static SYS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    SYS.get_or_try_init(py, || py.import("sys").map(|sys| sys.into_any().unbind()))
+        .map(|sys| sys.bind(py))
+}
+
+fn miss(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
+    static MISS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    MISS.get_or_try_init(py, || {
+        py.import("builtins")?
+            .call_method0("object")
+            .map(Bound::unbind)
+    })
+    .map(|miss| miss.bind(py).clone())
+}
+
+pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("MISS", miss(module.py())?)?;
+    module.add_class::<Lane>()
+}
