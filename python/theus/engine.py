@@ -282,6 +282,7 @@ class TheusEngine:
         if lane is None and not contract_of(fn).parallel:
             return await self._execute_here(fn, timeout, inputs)
         message = self._pack(inputs)
+        loop = asyncio.get_running_loop()
         task = None
         if lane is not None and message.parts is None:
             result = lane.call(self._store.current, message.data)
@@ -297,13 +298,13 @@ class TheusEngine:
         if task is None:
             task = self._task(fn, CALL_CONTEXT, message, LoopOutcome(), timeout)
             if not self._dispatcher.call(task):
+                self._dispatcher.attach(loop)
                 self._dispatcher.submit(task, attended=True)
         outcome: LoopOutcome = task.outcome
         if outcome.settled:
             if self._is_to_give_way():
                 await asyncio.sleep(0)
             return outcome.take()
-        loop = asyncio.get_running_loop()
         self._dispatcher.attach(loop)
         timer = None
         if timeout is not None:

@@ -216,10 +216,10 @@ from theus import TheusEngine, SessionClosedError
 def one(ctx):
     return float(ctx.heavy["x"].sum())
 
-def own_engine(queue, wait):
+def own_engine(end, wait):
     engine = TheusEngine(workers=1)
     engine.heavy.put("y", np.ones(3_000_000))
-    queue.put(engine.submit(lambda ctx: float(ctx.heavy["y"].sum())).result(20))
+    end.send(engine.submit(lambda ctx: float(ctx.heavy["y"].sum())).result(20))
     time.sleep(wait)
 
 if __name__ == "__main__":
@@ -227,11 +227,12 @@ if __name__ == "__main__":
     engine = TheusEngine(workers=1)
     engine.heavy.put("x", np.ones(3_000_000))
     assert engine.submit(one).result(20) == 3_000_000
-    queue = mp.Queue()
     for wait in [30, 0]:
-        child = mp.Process(target=own_engine, args=(queue, wait))
+        # No queue: who is terminated just after a put may keep its lock.
+        end, theirs = mp.Pipe()
+        child = mp.Process(target=own_engine, args=(theirs, wait))
         child.start()
-        assert queue.get(timeout=30) == 3_000_000
+        assert end.poll(30) and end.recv() == 3_000_000
         if wait:
             child.terminate()
         child.join(20)
