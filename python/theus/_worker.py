@@ -19,9 +19,9 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from theus import _theus, wire
+from theus import _theus, chunks, wire
 from theus._theus import Calls, Channel, Control, Segment, Transient, Zone
 from theus.array import Handle, restore_dtype
 from theus.context import ParallelContext, looked_at
@@ -31,9 +31,12 @@ from theus.errors import ProtocolError, RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
 from theus.table import TablePart
 
+if TYPE_CHECKING:
+    from theus.outputs import TaskHeavy
+
 __all__ = ["main"]
 
-CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
+CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
 CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
 
 _SPIN_S = 50e-6
@@ -227,27 +230,34 @@ class Worker:
         domain, entries, names = self._states[version]
         zone, pin, spill_dir = self._zone, self._pin, self._zone.spill_dir
 
+        def dumps(result: object, made: TaskHeavy | None) -> wire.Message:
+            return wire.dumps(result, pin, label="result", made=made, spill_dir=spill_dir)
+
+        def with_item(item: Any) -> tuple[Any, TaskHeavy | None]:
+            context = ParallelContext(domain, {"item": item}, entries, zone)
+            result = finish(arguments.call_with_item(function, context, item))
+            return result, looked_at(context)
+
+        def with_inputs(inputs: Any) -> tuple[Any, TaskHeavy | None]:
+            context = ParallelContext(domain, inputs, entries, zone)
+            result = finish(arguments.call(function, context, inputs))
+            return result, looked_at(context)
+
+        def without_context(given: Any) -> tuple[Any, TaskHeavy | None]:
+            args, kwargs = given
+            return finish(function(*args, **kwargs)), None
+
+        run = {CALL_ITEM: with_item, CALL_CONTEXT: with_inputs, CALL_PLAIN: without_context}.get(call)
+
         def step(inputs: bytes | wire.Message | None) -> bytes | wire.Message | None:
             given = {} if inputs is None else wire.loads(inputs)
             self._given = names
-            made = None
-            if call == CALL_CONTEXT:
-                context = ParallelContext(domain, given, entries, zone)
-                result = arguments.call(function, context, given)
-                made = looked_at(context)
-            elif call == CALL_ITEM:
-                context = ParallelContext(domain, {"item": given}, entries, zone)
-                result = arguments.call_with_item(function, context, given)
-                made = looked_at(context)
-            else:
-                args, kwargs = given
-                result = function(*args, **kwargs)
-            result = finish(result)
+            if run is None:
+                return chunks.run(given, with_item, dumps, self._failure)
+            result, made = run(given)
             if result is None:
                 return None
-            return wire.plain(result) or wire.dumps(
-                result, pin, label="result", made=made, spill_dir=spill_dir
-            )
+            return wire.plain(result) or dumps(result, made)
 
         return step
 
@@ -268,18 +278,29 @@ class Worker:
         """Return the cause code of an ERROR frame, the exception, and the traceback."""
         if isinstance(error, StaleReferenceError):
             return CAUSE_STALE, wire.Message(b""), str(error).encode()
+        cause = CAUSE_UNPICKLABLE if isinstance(error, UnpicklableError) else CAUSE_RAISED
+        sendable, text = self._sendable(error)
+        message = wire.dumps(sendable, self._pin, label="exception")
+        return cause, message, text.encode(errors="backslashreplace")
+
+    def _sendable(self, error: BaseException) -> tuple[BaseException, str]:
+        """Return an exception that can be pickled, and the traceback."""
         # The first frame is this file's own, of no interest to the caller.
         text = _describe(lambda: "".join(traceback.format_exception(error)))
-        cause = CAUSE_UNPICKLABLE if isinstance(error, UnpicklableError) else CAUSE_RAISED
         bare = error.with_traceback(None)
         try:
-            message = wire.dumps(bare, self._pin, label="exception")
-            wire.loads(message)  # an exception with its own __init__ may dump and not load
+            # An exception with its own __init__ may dump and not load.
+            wire.loads(wire.dumps(bare, self._pin, label="exception"))
         except BaseException:  # noqa: BLE001 - the exception's own pickling is the user's code
             kind = f"{type(error).__module__}.{type(error).__qualname__}"
-            stand_in = RemoteError(f"{kind}: {_describe(lambda: str(error))}")
-            message = wire.dumps(stand_in, self._pin, label="exception")
-        return cause, message, text.encode(errors="backslashreplace")
+            return RemoteError(f"{kind}: {_describe(lambda: str(error))}"), text
+        return bare, text
+
+    def _failure(self, error: BaseException) -> tuple[BaseException, str]:
+        """Return an item's exception as its chunk's result has it."""
+        if isinstance(error, _Stopped):
+            raise error
+        return self._sendable(error)
 
     def _on_interrupt(self, _: int, __: FrameType | None) -> None:
         """End the running task if the owner asked for it; the terminal's Ctrl-C is not ours."""

@@ -39,7 +39,6 @@ from theus.driver import Driver
 from theus.errors import (
     CorruptSegmentError,
     ProtocolError,
-    RemoteTraceback,
     SessionClosedError,
     TheusError,
     UnpicklableError,
@@ -59,9 +58,9 @@ if TYPE_CHECKING:
     from theus.state import State
     from theus.worker_process import WorkerProcess
 
-__all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_PLAIN", "Dispatcher"]
+__all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_ITEMS", "CALL_PLAIN", "Dispatcher"]
 
-CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
+CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
 _CAUSE_STALE = 2
 
 _MAX_FAILED_STARTS = 3
@@ -201,6 +200,10 @@ class Dispatcher:
                 self.pump(0.0)
         return True
 
+    def estimate(self, reference: Reference) -> float:
+        """Return how many seconds a task of this function should take; infinity if unknown."""
+        return self._pool.duration(reference)
+
     def adopt(self, task: Task) -> None:
         """Go on with a task that a lane has sent, and that was not answered in time."""
         lane = self.lanes.pop(task.reference.function, None)
@@ -274,7 +277,7 @@ class Dispatcher:
             task.reference = self._references.send_by_value(task.reference.function)
             return False
         else:
-            error = wire.Message(attachments[0]), attachments[1].decode(errors="replace")
+            error = wire.Message(attachments[0]), attachments[1]
             self._finish(task, success=False, value=error)
         return True
 
@@ -471,7 +474,7 @@ class Dispatcher:
             self._pending.appendleft(task)
             return []
         message = wire.Message(attachments[0], parts, outputs=outputs)
-        return [(task, False, (message, attachments[1].decode(errors="replace")))]
+        return [(task, False, (message, attachments[1]))]
 
     def _prepare(self, worker: WorkerProcess, kind: int, fields: tuple[int, ...]) -> None:
         """Take what comes before a worker's results."""
@@ -506,7 +509,7 @@ class Dispatcher:
             if success:
                 value = wire.loads(value)
             elif isinstance(value, tuple):
-                value = _remote(*value)
+                value = wire.load_error(*value)
         except BaseException as error:  # noqa: BLE001 - loading runs code of the user's classes
             success, value = False, error
         task.inputs = None
@@ -638,12 +641,6 @@ class Dispatcher:
                 with contextlib.suppress(OSError, EOFError):
                     worker.release(tuple(numbers))
                     self._pool.watch_writes(worker)
-
-
-def _remote(message: wire.Message, traceback: str) -> BaseException:
-    error = wire.loads(message)
-    error.__cause__ = RemoteTraceback(traceback)
-    return error
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

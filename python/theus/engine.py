@@ -8,18 +8,18 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from multiprocessing import util
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from weakref import WeakSet, finalize
 
-from theus import wire
+from theus import chunks, wire
 from theus._theus import MISS, Session, fork_generation
 from theus.context import ProcessContext
 from theus.contracts import call_with_context, contract_of, require_context
-from theus.dispatcher import CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, Dispatcher
+from theus.dispatcher import CALL_CONTEXT, CALL_ITEM, CALL_ITEMS, CALL_PLAIN, Dispatcher
 from theus.errors import SessionClosedError
 from theus.functions import References
 from theus.heavy import HeavyZone
@@ -383,7 +383,8 @@ class TheusEngine:
             Called as ``fn(ctx, item)``, or as ``fn(ctx)`` with ``ctx.input.item`` if it takes the
             context alone. A single parameter is the context if its name says so: ``ctx``.
         items : iterable
-            Read as results are taken, a bounded number ahead.
+            Read as results are taken, a bounded number ahead. Small ones travel several together
+            once the process has shown that it takes less than they do.
         progress : bool, default False
             Whether to show a progress bar.
 
@@ -402,16 +403,34 @@ class TheusEngine:
         self._check_open()
         reference, state = self._references.of(fn), self._store.current
 
-        def send(item: object) -> ItemFuture[Any]:
-            inputs = wire.dumps(
+        def pack(item: object) -> wire.Message:
+            return wire.dumps(
                 item, self._heavy.pin, label="item", spill_dir=self._session.spill_dir
             )
+
+        def send(items: Sequence[wire.Message]) -> ItemFuture[Any]:
+            alone = len(items) == 1
             future: ItemFuture[Any] = ItemFuture(self._dispatcher)
-            future.task = Task(reference, state, call=CALL_ITEM, inputs=inputs, outcome=future)
+            future.task = Task(
+                reference,
+                state,
+                call=CALL_ITEM if alone else CALL_ITEMS,
+                inputs=items[0] if alone else chunks.join(items),
+                outcome=future,
+                weight=len(items),
+            )
             self._dispatcher.submit(future.task, attended=False)
             return future
 
-        return MapResults(send, items, ahead=max(64, 4 * self._workers), progress=progress)
+        return MapResults(
+            pack,
+            send,
+            lambda: chunks.size_for(self._dispatcher.estimate(reference)),
+            items,
+            ahead=max(64, 4 * self._workers),
+            chunks_ahead=4 * self._workers,
+            progress=progress,
+        )
 
     def executor(self) -> Executor:
         """Return a ``concurrent.futures.Executor`` over the same workers.

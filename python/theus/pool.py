@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from theus._theus import Session
+    from theus.functions import Reference
     from theus.tasks import Task
 
 __all__ = ["CORES", "WorkerLimits", "WorkerPool"]
@@ -139,9 +140,13 @@ class WorkerPool:
         return _MAX_QUEUE if tasks is None else min(_MAX_QUEUE, tasks - worker.finished)
 
     def estimate(self, task: Task) -> float:
-        """Return how many seconds `task` should take; infinity if it may be long."""
-        estimate = self._durations.get(task.reference.definition, _SHORT_S)
+        """Return how many seconds `task` should take; very many if it may be long."""
+        estimate = self.duration(task.reference) * task.weight
         return estimate if estimate < _SHORT_S else _UNKNOWN_S
+
+    def duration(self, reference: Reference) -> float:
+        """Return how many seconds a call of this function takes, if that is known."""
+        return self._durations.get(reference.definition, _UNKNOWN_S)
 
     def leaves_a_core(self) -> bool:
         """Whether this thread can poll without taking a busy worker's core."""
@@ -184,6 +189,7 @@ class WorkerPool:
 
     def measure(self, task: Task, duration: float) -> None:
         """Note how many seconds a task of this function ran."""
+        duration /= task.weight
         # One long run is enough to stop queueing behind it.
         key = task.reference.definition
         known = 0.9 * self._durations.get(key, 0.0)

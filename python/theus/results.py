@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from weakref import WeakSet
 
-from theus.tasks import TaskFuture
+from theus.chunks import MAX_BYTES, MAX_ITEMS
+from theus.tasks import TaskFuture, not_an_end
+
+if TYPE_CHECKING:
+    from theus import wire
 
 __all__ = ["EngineExecutor", "MapResults"]
 
 T = TypeVar("T")
+
+_GATHERING_S = 1e-3
+
+
+class _Flight(NamedTuple):
+    future: TaskFuture[Any]
+    items: Sequence[wire.Message]
 
 
 class MapResults(Iterator[T], AsyncIterator[T]):
@@ -21,21 +33,46 @@ class MapResults(Iterator[T], AsyncIterator[T]):
 
     Items are taken from their iterable as results are taken from here, so that a bounded number is
     in flight. An exception ends the iteration and cancels what is in flight, as does :meth:`close`.
+
+    Parameters
+    ----------
+    pack : callable
+        Makes a message of an item.
+    send : callable
+        Sends messages as one task: of one item, with its result, or of several with `ItemResults`.
+    size : callable
+        How many items should go together now.
+    items : iterable
+        The items.
+    ahead, chunks_ahead : int
+        How many tasks are in flight at most, of one item and of several.
+    progress : bool
+        Whether to show a progress bar.
     """
 
     def __init__(
         self,
-        send: Callable[[object], TaskFuture[T]],
+        pack: Callable[[object], wire.Message],
+        send: Callable[[Sequence[wire.Message]], TaskFuture[Any]],
+        size: Callable[[], int],
         items: Iterable[Any],
         *,
         ahead: int,
+        chunks_ahead: int,
         progress: bool,
     ) -> None:
-        self._flight: deque[TaskFuture[T]] = deque()
+        self._flight: deque[_Flight] = deque()
         self._bar: Any = None
+        self._pack = pack
         self._send = send
+        self._size = size
+        self._most = MAX_ITEMS
         self._items = iter(items)
+        self._left_over: wire.Message | None = None
         self._ahead = ahead
+        self._chunks_ahead = chunks_ahead
+        self._values: deque[Any] = deque()
+        self._error: BaseException | None = None
         if progress:
             from tqdm.auto import tqdm  # noqa: PLC0415 - in a notebook, importing it may warn
 
@@ -48,10 +85,12 @@ class MapResults(Iterator[T], AsyncIterator[T]):
     def __next__(self) -> T:
         """Return the next item's result, waiting for it."""
         with self._watching():  # an interrupt that finds a future taken ends the iteration
-            future = self._next_future()
-            if future is None:
-                raise StopIteration
-            return future.result()
+            while not self._values:
+                flight = self._next_flight()
+                if flight is None:
+                    raise StopIteration
+                self._arrive(flight, flight.future.result())
+            return self._values.popleft()
 
     def __aiter__(self) -> Self:
         return self
@@ -59,16 +98,19 @@ class MapResults(Iterator[T], AsyncIterator[T]):
     async def __anext__(self) -> T:
         """Return the next item's result without blocking the event loop."""
         with self._watching():
-            future = self._next_future()
-            if future is None:
-                raise StopAsyncIteration
-            return await asyncio.wrap_future(future)
+            while not self._values:
+                flight = self._next_flight()
+                if flight is None:
+                    raise StopAsyncIteration
+                self._arrive(flight, await asyncio.wrap_future(flight.future))
+            return self._values.popleft()
 
     def close(self) -> None:
         """Cancel what is in flight and take no further items."""
         self._items = iter(())
+        self._left_over = None
         while self._flight:
-            self._flight.pop().cancel()
+            self._flight.pop().future.cancel()
         if self._bar is not None:
             self._bar.close()
 
@@ -76,16 +118,59 @@ class MapResults(Iterator[T], AsyncIterator[T]):
         """Stop tasks whose results nobody will take."""
         self.close()
 
-    def _next_future(self) -> TaskFuture[T] | None:
-        while len(self._flight) < self._ahead:
-            try:
-                self._flight.append(self._send(next(self._items)))
-            except StopIteration:
+    def _arrive(self, flight: _Flight, result: Any) -> None:
+        """Take what came of a task, and send again what it had not begun."""
+        if len(flight.items) == 1:
+            self._values.append(result)
+            return
+        self._values.extend(result.values)
+        self._error = result.error
+        rest = flight.items[len(result.values) :]
+        if rest and self._error is None:
+            self._most = 1  # results are large: each is better sent on its way as it comes
+            again = [_Flight(self._send([item]), [item]) for item in rest]
+            self._flight.extendleft(reversed(again))
+
+    def _next_flight(self) -> _Flight | None:
+        if self._error is not None:
+            raise not_an_end(self._error)
+        while True:
+            count = min(self._most, self._size())
+            if len(self._flight) >= (self._ahead if count == 1 else self._chunks_ahead):
                 break
+            items = self._take_items(count)
+            if not items:
+                break
+            self._flight.append(_Flight(self._send(items), items))
         if not self._flight:
             self.close()
             return None
         return self._flight.popleft()
+
+    def _take_items(self, count: int) -> list[wire.Message]:
+        """Take up to `count` items for a task, without waiting long for those after the first."""
+        taken: list[wire.Message] = []
+        nbytes = 0
+        until = None
+        while len(taken) < count:
+            message, self._left_over = self._left_over, None
+            if message is None:
+                try:
+                    message = self._pack(next(self._items))
+                except StopIteration:
+                    break
+            nbytes += len(message.data)
+            if taken and (message.parts is not None or nbytes > MAX_BYTES):
+                self._left_over = message
+                break
+            taken.append(message)
+            if message.parts is not None:
+                break
+            now = time.monotonic()
+            until = now + _GATHERING_S if until is None else until
+            if now > until:
+                break
+        return taken
 
     def _watching(self) -> _Watch:
         return _Watch(self)

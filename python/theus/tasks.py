@@ -40,7 +40,7 @@ class Task:
     """One call on its way: what a worker needs to run it, and who waits for it.
 
     It holds the state and the entries it was sent with, so that nothing a worker may open is
-    removed before the outcome has been loaded.
+    removed before the outcome has been loaded. Its `weight` is how many calls of the function it is.
     """
 
     __slots__ = (
@@ -56,6 +56,7 @@ class Task:
         "spared",
         "state",
         "timeout",
+        "weight",
     )
 
     def __init__(
@@ -67,6 +68,7 @@ class Task:
         inputs: Message | None,
         outcome: Outcome,
         timeout: float | None = None,
+        weight: int = 1,
     ) -> None:
         self.number = 0
         self.reference = reference
@@ -75,6 +77,7 @@ class Task:
         self.inputs = inputs
         self.outcome = outcome
         self.timeout = timeout
+        self.weight = weight
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.estimate_s = 0.0
         self.done = False

@@ -21,7 +21,7 @@ import numpy as np
 from theus import _theus, copies
 from theus._theus import Output, Transient
 from theus.array import Handle, ShmArray, attach_segment, handle_of, view_handle
-from theus.errors import HeavyZoneFullError, UnpicklableError
+from theus.errors import HeavyZoneFullError, RemoteTraceback, UnpicklableError
 from theus.reducers import LIBRARIES, OUT_OF_BAND_BYTES, reduce_array, reduce_other
 from theus.table import TablePart, find_part, view_part
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from theus._theus import Segment
     from theus.outputs import TaskHeavy
 
-__all__ = ["NOTHING", "PROTOCOL", "Message", "Pins", "dumps", "loads", "plain"]
+__all__ = ["NOTHING", "PROTOCOL", "Message", "Pins", "dumps", "load_error", "loads", "plain"]
 
 PROTOCOL = 5
 
@@ -391,6 +391,13 @@ def loads(message: Message | bytes) -> Any:
     memory: Any = np.frombuffer(private, np.uint8)
     data, *buffers = (memory[offset : offset + length] for offset, length in message.parts.parts)
     return pickle.loads(data, buffers=buffers)
+
+
+def load_error(message: Message, traceback: bytes) -> BaseException:
+    """Load an exception, with the text of its traceback in another process as its cause."""
+    error: BaseException = loads(message)
+    error.__cause__ = RemoteTraceback(traceback.decode(errors="replace"))
+    return error
 
 
 def _is_plain(obj: object) -> bool:
