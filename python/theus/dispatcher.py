@@ -139,22 +139,28 @@ class Dispatcher:
 
     def submit(self, task: Task, *, attended: bool) -> None:
         """Queue `task`; `attended` says that an event loop waits for it."""
+        with self._lock:
+            if self._closed:
+                msg = "the engine is closed: make a new TheusEngine to run tasks"
+                raise SessionClosedError(msg)
+            task.number = next(self._numbers)
+            first = not self._pending
+            self._pending.append(task)
+            if not attended:
+                self._unattended.add(task.number)
+                self._stopping.watch(task)
+        if first:  # else who moves the others forward comes to it
+            self._assign_first()
+        if not attended:
+            self._driver.want_helper()
+            if task.deadline is not None:
+                self._driver.poke()
+
+    def _assign_first(self) -> None:
         with InterruptsDeferred():
             with self._lock:
-                if self._closed:
-                    msg = "the engine is closed: make a new TheusEngine to run tasks"
-                    raise SessionClosedError(msg)
-                task.number = next(self._numbers)
-                if not attended:
-                    self._unattended.add(task.number)
-                    self._stopping.watch(task)
-                self._pending.append(task)
                 deliveries = self._assign()
             self._deliver(deliveries)
-            if not attended:
-                self._driver.want_helper()
-                if task.deadline is not None:
-                    self._driver.poke()
 
     def call(self, task: Task) -> bool:
         """Run a task that was measured to be short, while this thread polls for its outcome.
@@ -178,7 +184,7 @@ class Dispatcher:
             or self._closed
             or pool.limited
             or pool.estimate(task) > _SPIN_S
-            or not pool.leaves_a_core()
+            or not pool.has_core_for(len(pool.busy) + 1)
         ):
             return False
         worker = pool.idle()
@@ -207,9 +213,9 @@ class Dispatcher:
     def adopt(self, task: Task) -> None:
         """Go on with a task that a lane has sent, and that was not answered in time."""
         lane = self.lanes.pop(task.reference.function, None)
-        if lane is not None:
-            lane.close()
         for worker in self._pool:
+            if lane is not None:
+                worker.close_lane(lane)
             if task in worker.queue:
                 self._look_at(worker, task)
 
@@ -222,6 +228,7 @@ class Dispatcher:
             return
         if len(self.lanes) >= _MAX_LANES:
             self.lanes.clear()
+            worker.close_lanes()
         outcome = LoopOutcome()
 
         def failed(task: Task, frame: Frame) -> Any:
@@ -234,7 +241,7 @@ class Dispatcher:
             queue=worker.queue,
             pending=self._pending,
             busy=self._pool.busy,
-            cores=CORES,
+            most_busy=CORES - 2,
             numbers=self._numbers,
             fields=(task.state.version, function, task.call),
             state=task.state,
@@ -283,7 +290,8 @@ class Dispatcher:
 
     def _poll_for(self, task: Task) -> None:
         """Poll for the outcome of a task that was sent, as :meth:`call` does."""
-        if self._pool.estimate(task) > _SPIN_S or not self._pool.leaves_a_core():
+        pool = self._pool
+        if pool.estimate(task) > _SPIN_S or not pool.has_core_for(len(pool.busy)):
             return
         deliveries: list[Delivery] = []
         with InterruptsDeferred():
@@ -529,6 +537,7 @@ class Dispatcher:
     def _assign(self) -> list[Delivery]:
         """Send pending tasks to workers that should have them; start workers while there may be."""
         refused: list[Delivery] = []
+        given: set[WorkerProcess] = set()
         while self._pending and not self._closed:
             try:
                 worker = self._pool.choose(self._pending[0])
@@ -551,10 +560,18 @@ class Dispatcher:
                 if task not in worker.queue:
                     self._pending.appendleft(task)
                 refused += self._bury(worker)
+                given.discard(worker)
             except Exception as error:  # noqa: BLE001 - the task's own, as it cannot be sent
                 refused.append((task, False, error))
             else:
                 self._pool.note_sent(worker, task)
+                given.add(worker)
+        for worker in given:
+            try:
+                worker.flush()
+            except (OSError, EOFError):
+                refused += self._bury(worker)
+            else:
                 self._pool.watch_writes(worker)
         return refused
 

@@ -148,9 +148,9 @@ class WorkerPool:
         """Return how many seconds a call of this function takes, if that is known."""
         return self._durations.get(reference.definition, _UNKNOWN_S)
 
-    def leaves_a_core(self) -> bool:
-        """Whether this thread can poll without taking a busy worker's core."""
-        return len(self.busy) < CORES
+    def has_core_for(self, workers: int) -> bool:
+        """Whether this thread can poll while so many workers run, without taking one's core."""
+        return workers < CORES
 
     def note_sent(self, worker: WorkerProcess, task: Task) -> None:
         """Note that `worker` has `task`, whose estimate counts until it is finished."""

@@ -121,7 +121,8 @@ class TaskFuture(Future[T]):
         CancelledError
             If the future was cancelled.
         """
-        self._driver.drive(self, timeout)
+        if not self.done():
+            self._driver.drive(self, timeout)
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:

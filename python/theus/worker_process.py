@@ -87,7 +87,8 @@ class WorkerProcess:
         self._states: set[int] = set()
         self._functions: OrderedDict[object, tuple[int, Reference]] = OrderedDict()
         self._next_function = 1
-        self._lanes: list[Lane] = []
+        self._flushed = True
+        self._lanes: set[Lane] = set()
         self.backlog_s = 0.0
         self.finished = 0
         self.retiring = False
@@ -159,12 +160,17 @@ class WorkerProcess:
 
     def add_lane(self, lane: Lane) -> None:
         """Have `lane` end with what it relies on: the functions and states that the worker knows."""
-        self._lanes.append(lane)
+        self._lanes.add(lane)
+
+    def close_lane(self, lane: Lane) -> None:
+        """End one lane."""
+        self._lanes.discard(lane)
+        lane.close()
 
     def close_lanes(self) -> None:
         """End all lanes."""
-        while self._lanes:
-            self._lanes.pop().close()
+        for lane in tuple(self._lanes):
+            self.close_lane(lane)
 
     @property
     def known_path(self) -> list[str]:
@@ -172,18 +178,28 @@ class WorkerProcess:
         return self._sys_path
 
     def send(self, task: Task) -> None:
-        """Send `task`, and before it the state and the function if they are new to the worker."""
+        """Send `task`, and before it the state and the function if they are new to the worker.
+
+        To be followed by :meth:`flush`.
+        """
         self._send_path()
         self._send_state(task.state)
         function = self._send_function(task.reference)
         assert task.inputs is not None  # noqa: S101 - it has an outcome once they are gone
         self._send_parts(task.inputs.parts)
-        self._send(
-            _theus.KIND_TASK,
-            (task.number, task.state.version, function, task.call),
-            (task.inputs.data,),
-        )
+        fields = task.number, task.state.version, function, task.call
+        if self.queue:
+            self.channel.queue(_theus.KIND_TASK, fields, (task.inputs.data,))
+            self._flushed = False
+        else:
+            self._send(_theus.KIND_TASK, fields, (task.inputs.data,))
         self.queue.append(task)
+
+    def flush(self) -> None:
+        """Write what :meth:`send` has queued: tasks behind others wait for each other first."""
+        if not self._flushed:
+            self._flushed = True
+            self.wants_write = not self.channel.flush()
 
     def take_ended(self) -> Task:
         """Return the task whose outcome is here, and let go of a large function after its last."""

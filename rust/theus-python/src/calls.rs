@@ -89,7 +89,11 @@ impl Calls {
         let channel = self.channel.get();
         loop {
             let mut expected = lock(&self.expected);
-            let spin = if *expected <= limit * PATIENCE { limit } else { Duration::ZERO };
+            let spin = if *expected <= limit * PATIENCE {
+                limit
+            } else {
+                Duration::ZERO
+            };
             let since = Instant::now();
             let known = channel.next(py, spin, |frame| self.known(py, frame))?;
             // What is longer than any pace is no measure of one.

@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::IntoPyObjectExt;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyList, PyTuple};
-use theus::dispatch::{self, Frame, Kept, Kind, PROTOCOL_VERSION, Receiver, Sender, Side, Traffic, Wait};
+use theus::dispatch::{
+    self, Frame, Kept, Kind, PROTOCOL_VERSION, Receiver, Sender, Side, Traffic, Wait,
+};
 use theus::error::Result;
 
 use crate::control::Control;
@@ -93,6 +95,26 @@ impl Channel {
         attachments: Vec<Payload>,
     ) -> PyResult<bool> {
         self.send_now(py, kind, &fields, &attachments)
+    }
+
+    /// Queue a frame, to be written by the next flush.
+    #[pyo3(signature = (kind, fields, attachments = Vec::new()), text_signature = "($self, kind, fields, attachments=())")]
+    fn queue(
+        &self,
+        py: Python<'_>,
+        kind: u8,
+        fields: Vec<u64>,
+        attachments: Vec<Payload>,
+    ) -> PyResult<()> {
+        let mut sender = lock(py, &self.sender);
+        let slices: Vec<&[u8]> = attachments
+            .iter()
+            .map(|payload| payload.bytes(py))
+            .collect();
+        let sender = open(&mut *sender)?;
+        Kind::from_number(kind)
+            .and_then(|kind| sender.queue(kind, &fields, &slices))
+            .map_err(|error| to_py(py, error))
     }
 
     /// Write more of what is queued. True if nothing is left to write.

@@ -26,7 +26,7 @@ pub(crate) struct Lane {
     queue: Py<PyAny>,
     pending: Py<PyAny>,
     busy: Py<PySet>,
-    cores: usize,
+    most_busy: isize,
     numbers: Py<PyAny>,
     fields: (u64, u64, u64),
     state: Py<PyAny>,
@@ -48,8 +48,8 @@ impl Lane {
     /// ----------
     /// channel, queue
     ///     The worker's.
-    /// pending, busy, cores
-    ///     No task may wait, nor as many workers be busy.
+    /// pending, busy, most_busy
+    ///     No task may wait, nor more workers be busy.
     /// numbers
     ///     An iterator: the task's number is the next for each call.
     /// fields
@@ -73,7 +73,7 @@ impl Lane {
         queue: Py<PyAny>,
         pending: Py<PyAny>,
         busy: Py<PySet>,
-        cores: usize,
+        most_busy: isize,
         numbers: Py<PyAny>,
         fields: (u64, u64, u64),
         state: Py<PyAny>,
@@ -89,7 +89,7 @@ impl Lane {
             queue,
             pending,
             busy,
-            cores,
+            most_busy,
             numbers,
             fields,
             state,
@@ -125,7 +125,7 @@ impl Lane {
         if !self.open.load(Ordering::Relaxed)
             || !self.state.is(state)
             || self.pending.bind(py).is_truthy()?
-            || self.busy.bind(py).len() >= self.cores
+            || self.busy.bind(py).len().cast_signed() > self.most_busy
             || !self.is_unchanged(py)?
         {
             return miss(py);

@@ -3,8 +3,8 @@
 use pyo3::prelude::*;
 
 mod buffer;
-mod calls;
 mod c_data;
+mod calls;
 mod channel;
 mod control;
 mod error;

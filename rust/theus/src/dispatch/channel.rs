@@ -220,6 +220,15 @@ impl Sender {
         self.sent(outcome)
     }
 
+    /// Queues a copy of a frame, which the next [`flush`](Self::flush) writes with what else is queued:
+    /// a system call for many.
+    ///
+    /// # Errors
+    /// [`Error::FrameCount`] if `kind` does not have this many fields or attachments.
+    pub fn queue(&mut self, kind: Kind, fields: &[u64], attachments: &[&[u8]]) -> Result<()> {
+        self.outgoing.queue(kind, fields, attachments)
+    }
+
     /// Leaves a frame where the peer polls for it; false if it has to go by the socket.
     fn leave(&mut self, kind: Kind, fields: &[u64], attachments: &[&[u8]]) -> Result<bool> {
         let Some(outbox) = &mut self.outbox else {

@@ -87,6 +87,33 @@ impl Outgoing {
         Ok(outcome)
     }
 
+    /// Queues a copy of a frame and sends nothing.
+    ///
+    /// # Errors
+    /// As of [`send`](Self::send).
+    pub(super) fn queue(
+        &mut self,
+        kind: Kind,
+        fields: &[u64],
+        attachments: &[&[u8]],
+    ) -> Result<()> {
+        let total_bytes = measure(kind, fields, attachments)?;
+        self.queued_bytes += total_bytes;
+        let mut frame = match self.queue.pop_back() {
+            Some(Chunk::Copied(last)) if last.len() + total_bytes <= JOINED_BYTES => last,
+            last => {
+                self.queue.extend(last);
+                Vec::new()
+            }
+        };
+        write_head(&mut frame, kind, fields, attachments, total_bytes);
+        for attachment in attachments {
+            frame.extend_from_slice(attachment);
+        }
+        self.queue.push_back(Chunk::Copied(frame));
+        Ok(())
+    }
+
     /// Sends a frame that consists of a head, with a descriptor.
     ///
     /// # Errors

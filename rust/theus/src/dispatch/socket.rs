@@ -69,7 +69,8 @@ impl Traffic {
     }
 
     pub(super) fn fetched(&self, count: usize) {
-        self.fetched_bytes.fetch_add(count as u64, Ordering::Relaxed);
+        self.fetched_bytes
+            .fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
