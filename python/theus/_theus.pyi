@@ -4,9 +4,11 @@ Everything here is private to the package; the public names live in ``theus``.
 """
 
 import os
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, final
+from types import CodeType
+from typing import Any, Final, Literal, final
 
 from typing_extensions import Buffer as SupportsBuffer
 
@@ -398,6 +400,9 @@ class Channel:
     def from_fd(fd: int) -> Channel:
         """The worker's end; takes the descriptor over and makes it close-on-exec."""
 
+    def use_page(self, control: Control, side: Literal["owner", "worker"]) -> None:
+        """Let small frames go by the page, to a peer that polls."""
+
     def fileno(self) -> int: ...
     def send(
         self,
@@ -406,6 +411,14 @@ class Channel:
         attachments: Sequence[SupportsBuffer] = (),
     ) -> bool:
         """Queue a frame and write what the socket takes. True if nothing is left to write."""
+
+    def queue(
+        self,
+        kind: int,
+        fields: Sequence[int],
+        attachments: Sequence[SupportsBuffer] = (),
+    ) -> None:
+        """Queue a frame, to be written by the next flush."""
 
     def flush(self) -> bool:
         """Write more of what is queued. True if nothing is left to write."""
@@ -439,6 +452,30 @@ class Channel:
         Interruptible by Python signal handlers. Raises EOFError when the peer closed its end.
         """
 
+    def poll(self, limit_s: float) -> bool:
+        """Look for a frame for up to ``limit_s``, without the GIL, and take none."""
+
+    def call(
+        self,
+        queue: deque[Any],
+        task: object,
+        fields: tuple[int, int, int, int],
+        inputs: bytes,
+        limit_s: float,
+    ) -> tuple[int, tuple[int, ...], list[bytes]] | Literal[False] | None:
+        """Send the TASK frame of these fields if ``queue`` is empty, and poll for its outcome.
+
+        One step to Python's signal handlers, with the queue: it has ``task`` while that is sent and
+        not answered.
+
+        Returns
+        -------
+        tuple, None or False
+            A frame; ``task`` is out of the queue if it is its outcome. None if there is no answer
+            yet, or not one that can be taken without the socket: to be looked at as if the socket
+            had news. False if the queue was not empty.
+        """
+
     @property
     def sent_bytes(self) -> int: ...
     @property
@@ -457,6 +494,111 @@ class Control:
     def from_fd(fd: int) -> Control: ...
     running: int
     cancel: int
+
+MISS: object
+"""What a lane's call returns that has sent nothing."""
+
+@final
+class Lane:
+    """What a call of one function in one state needs, for as long as nothing else happens.
+
+    Python's signal handlers see a call as one step. Other threads see the worker's queue, which has
+    the lane's task while that is sent and not answered.
+
+    Parameters
+    ----------
+    channel, queue
+        The worker's.
+    pending, busy, most_busy
+        No task may wait, nor more workers be busy.
+    numbers
+        An iterator: the task's number is the next for each call.
+    fields
+        The version, function and call of the TASK frame.
+    state, function, code, bindings, specs, path
+        What has to be as it was: the function's code, the globals that it reads, the modules that
+        it leans on, and ``sys.path``.
+    failed
+        Called with the task and its ERROR frame; what it returns is the call's.
+    limit_s
+        How long an outcome is polled for.
+    task
+        What stands in the queue.
+    """
+
+    def __new__(
+        cls,
+        channel: Channel,
+        queue: deque[Any],
+        pending: deque[Any],
+        busy: set[Any],
+        most_busy: int,
+        numbers: Iterator[int],
+        fields: tuple[int, int, int],
+        state: object,
+        function: Callable[..., Any],
+        code: CodeType,
+        bindings: list[tuple[dict[str, Any], str, object]],
+        specs: list[tuple[str, object]],
+        path: list[str],
+        failed: Callable[..., Any],
+        limit_s: float,
+        task: object,
+    ) -> Lane: ...
+    def call(self, state: object, inputs: bytes) -> Any:
+        """Run the function in a worker that polls, and poll for the outcome: the result.
+
+        ``MISS`` if nothing was sent, since something is not as it was. The task if it is sent and
+        its outcome comes as that of others; the lane is closed then.
+        """
+
+    def close(self) -> None:
+        """End it: the worker forgets its function or state, or ends."""
+
+@final
+class Calls:
+    """What a worker asks for its next frame; tasks that it has *learned* are run in here.
+
+    Parameters
+    ----------
+    channel, control
+        The worker's.
+    nothing
+        The pickle of no inputs.
+    ended
+        Called with a task's number, the nanoseconds it took, and what came of it: an exception,
+        what a step returned that is neither None nor bytes, or None if it was to stop before it
+        began.
+    flush
+        Called after each task.
+    """
+
+    def __new__(
+        cls,
+        channel: Channel,
+        control: Control,
+        nothing: bytes,
+        ended: Callable[[int, int, object], object],
+        flush: Callable[[], object],
+    ) -> Calls: ...
+    def learn(
+        self, version: int, function: int, call: int, step: Callable[[bytes | None], object]
+    ) -> None:
+        """Have tasks of this version, function and call run by ``step``.
+
+        It is given their inputs, a pickle or None for no inputs, and returns the pickle of the
+        result, or None for None.
+        """
+
+    def forget(self) -> None:
+        """Forget what was learned."""
+    interruptible: bool
+    def next(self, spin_s: float) -> tuple[int, tuple[int, ...], list[bytes]]:
+        """Run tasks until a frame comes that is for others.
+
+        Waits without the GIL, and polls for up to ``spin_s`` before it sleeps if frames have been
+        coming at that pace.
+        """
 
 def encode_frame(
     kind: int, fields: Sequence[int], attachments: Sequence[SupportsBuffer] = ()

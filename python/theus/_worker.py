@@ -247,10 +247,12 @@ class Worker:
             args, kwargs = given
             return finish(function(*args, **kwargs)), None
 
-        run = {CALL_ITEM: with_item, CALL_CONTEXT: with_inputs, CALL_PLAIN: without_context}.get(call)
+        run = {CALL_ITEM: with_item, CALL_CONTEXT: with_inputs, CALL_PLAIN: without_context}.get(
+            call
+        )
 
         def step(inputs: bytes | wire.Message | None) -> bytes | wire.Message | None:
-            given = {} if inputs is None else wire.loads(inputs)
+            given: Any = {} if inputs is None else wire.loads(inputs)
             self._given = names
             if run is None:
                 return chunks.run(given, with_item, dumps, self._failure)

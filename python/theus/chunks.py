@@ -1,8 +1,7 @@
 """Several items of ``engine.map`` in one task: what is small costs more on its way than to run.
 
-Items and results are pickled one by one, so that nothing is shared among them that the caller did
-not share. A chunk ends early, at an item that raised, or whose result has large parts or outputs: the
-caller sends the items after it again.
+Items and results are pickled one by one, so that they share nothing. A chunk ends early, at an item
+that raised, or whose result has large parts or outputs: the caller sends the items after it again.
 """
 
 from __future__ import annotations

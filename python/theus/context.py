@@ -97,9 +97,7 @@ class Domain(MutableMapping[str, Any]):
 
 
 # Past __setattr__, which sets items.
-_set_base, _set_own, _set_gone = (
-    vars(Domain)[name].__set__ for name in ("_base", "_own", "_gone")
-)
+_set_base, _set_own, _set_gone = (vars(Domain)[name].__set__ for name in ("_base", "_own", "_gone"))
 
 
 class _Context:
@@ -107,12 +105,15 @@ class _Context:
 
     __slots__ = ("_base", "_domain", "_inputs")
 
-    heavy: HeavyView
-
     def __init__(self, domain: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         self._base = domain
         self._inputs = inputs
         self._domain: Domain | None = None
+
+    @property
+    def heavy(self) -> HeavyView:
+        """The heavy entries, as read-only views."""
+        raise NotImplementedError
 
     @property
     def domain(self) -> Domain:
@@ -147,13 +148,18 @@ class ProcessContext(_Context):
         Names to read-only arrays over shared memory.
     """
 
-    __slots__ = ("heavy",)
+    __slots__ = ("_heavy",)
 
     def __init__(
         self, domain: Mapping[str, Any], inputs: Mapping[str, Any], heavy: HeavyView
     ) -> None:
         super().__init__(domain, inputs)
-        self.heavy = heavy
+        self._heavy = heavy
+
+    @property
+    def heavy(self) -> HeavyView:
+        """The heavy entries, as read-only views."""
+        return self._heavy
 
 
 class ParallelContext(_Context):
@@ -170,7 +176,7 @@ class ParallelContext(_Context):
         keeps read-only; and ``alloc`` and ``put`` for arrays that the result returns in place.
     """
 
-    __slots__ = ("_entries", "_heavy", "_zone")
+    __slots__ = ("_entries", "_made", "_zone")
 
     def __init__(
         self,
@@ -184,16 +190,16 @@ class ParallelContext(_Context):
         self._domain = None
         self._entries = entries
         self._zone = zone
-        self._heavy: TaskHeavy | None = None
+        self._made: TaskHeavy | None = None
 
     @property
     def heavy(self) -> TaskHeavy:
         """The heavy zone as this task sees it."""
-        if self._heavy is None:
-            self._heavy = TaskHeavy(self._entries, self._zone)
-        return self._heavy
+        if self._made is None:
+            self._made = TaskHeavy(self._entries, self._zone)
+        return self._made
 
 
 def looked_at(context: ParallelContext) -> TaskHeavy | None:
     """Return the heavy zone of a task that may have made something there."""
-    return context._heavy  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return context._made  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]

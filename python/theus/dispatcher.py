@@ -50,7 +50,7 @@ from theus.stopping import GRACE_S, Stopping
 from theus.tasks import LoopOutcome, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from theus._theus import Channel, Segment, Session
     from theus.functions import Reference, References
@@ -245,8 +245,10 @@ class Dispatcher:
             numbers=self._numbers,
             fields=(task.state.version, function, task.call),
             state=task.state,
-            bindings=watched[0],
-            specs=watched[1],
+            function=task.reference.function,
+            code=watched[0],
+            bindings=watched[1],
+            specs=watched[2],
             path=worker.known_path,
             failed=failed,
             limit_s=_SPIN_S,
@@ -264,6 +266,7 @@ class Dispatcher:
                 if task in worker.queue:  # another thread may have had the outcome
                     self._pool.note_sent(worker, task)
                 deliveries = self._attend(worker, worker.channel.fileno(), select.EPOLLOUT)
+                deliveries += self._assign()
             self._deliver(deliveries)
 
     def _take(self, worker: WorkerProcess, task: Task, frame: Frame) -> bool:
@@ -273,7 +276,7 @@ class Dispatcher:
             msg = f"it answered with a frame of kind {kind}, which is not its task's outcome"
             with InterruptsDeferred():
                 with self._lock:
-                    deliveries = self._bury(worker, ProtocolError(msg))
+                    deliveries = self._bury(worker, ProtocolError(msg)) + self._assign()
                 self._deliver(deliveries)
             return True
         self._pool.measure(task, fields[1] / 1e9)
@@ -554,19 +557,25 @@ class Dispatcher:
             if task.done or not task.outcome.start():
                 self._forget(task)
                 continue
-            try:
-                worker.send(task)
-            except (OSError, EOFError):
-                if task not in worker.queue:
-                    self._pending.appendleft(task)
-                refused += self._bury(worker)
-                given.discard(worker)
-            except Exception as error:  # noqa: BLE001 - the task's own, as it cannot be sent
-                refused.append((task, False, error))
-            else:
-                self._pool.note_sent(worker, task)
-                given.add(worker)
-        for worker in given:
+            given.add(worker)
+            refused += self._send(worker, task)
+        return refused + self._flush(given.intersection(self._pool))
+
+    def _send(self, worker: WorkerProcess, task: Task) -> list[Delivery]:
+        try:
+            worker.send(task)
+        except (OSError, EOFError):
+            if task not in worker.queue:
+                self._pending.appendleft(task)
+            return self._bury(worker)
+        except Exception as error:  # noqa: BLE001 - the task's own, as it cannot be sent
+            return [(task, False, error)]
+        self._pool.note_sent(worker, task)
+        return []
+
+    def _flush(self, workers: Iterable[WorkerProcess]) -> list[Delivery]:
+        refused: list[Delivery] = []
+        for worker in workers:
             try:
                 worker.flush()
             except (OSError, EOFError):

@@ -278,33 +278,34 @@ class TheusEngine:
         -----
         Cancelling the await stops the process: SIGINT, and SIGKILL 100 ms later.
         """
-        lane = self._dispatcher.lanes.get(fn) if type(fn) is FunctionType else None
+        lane = self._dispatcher.lanes.get(fn) if isinstance(fn, FunctionType) else None
         if lane is None and not contract_of(fn).parallel:
             return await self._execute_here(fn, timeout, inputs)
         message = self._pack(inputs)
-        loop = asyncio.get_running_loop()
-        task = None
+        task: Any = MISS
         if lane is not None and message.parts is None:
-            result = lane.call(self._store.current, message.data)
-            if type(result) is not Task:
-                if result is not MISS:
-                    if self._is_to_give_way():
-                        await asyncio.sleep(0)
-                    return result
-            else:
-                task = result
-                task.inputs, task.timeout = message, timeout
-                self._dispatcher.adopt(task)
-        if task is None:
+            task = lane.call(self._store.current, message.data)
+        if task is MISS:
             task = self._task(fn, CALL_CONTEXT, message, LoopOutcome(), timeout)
             if not self._dispatcher.call(task):
-                self._dispatcher.attach(loop)
+                self._dispatcher.attach(asyncio.get_running_loop())
                 self._dispatcher.submit(task, attended=True)
-        outcome: LoopOutcome = task.outcome
+        elif isinstance(task, Task):
+            task.inputs, task.timeout = message, timeout
+            self._dispatcher.adopt(task)
+        else:  # the very result
+            if self._is_to_give_way():
+                await asyncio.sleep(0)
+            return task
+        return await self._outcome(task, timeout)
+
+    async def _outcome(self, task: Task, timeout: float | None) -> Any:
+        outcome: Any = task.outcome
         if outcome.settled:
             if self._is_to_give_way():
                 await asyncio.sleep(0)
             return outcome.take()
+        loop = asyncio.get_running_loop()
         self._dispatcher.attach(loop)
         timer = None
         if timeout is not None:
@@ -319,7 +320,7 @@ class TheusEngine:
                 timer.cancel()
 
     def _is_to_give_way(self) -> bool:
-        """Whether it is time for the loop's other coroutines: what is polled for does not suspend."""
+        """Whether it is the other coroutines' turn: what is polled for does not suspend."""
         now = time.perf_counter()
         if now - self._gave_way < _GIVE_WAY_S:
             return False

@@ -111,19 +111,22 @@ class _Importable:
     """An importable function as it was first sent, and what must not change for that to hold."""
 
     reference: Reference
+    code: CodeType
     bindings: list[tuple[dict[str, Any], str, object]]
     specs: list[tuple[str, object]]
     by_value: bool = False
 
     # Loops, as generators would cost each call twice as much.
     def unchanged(self) -> bool:
-        for space, name, value in self.bindings:
+        if self.reference.function.__code__ is not self.code:
+            return False
+        for space, name, value in self.bindings:  # noqa: SIM110
             if space.get(name, _MISSING) is not value:
                 return False
         return True
 
     def reloaded(self) -> bool:
-        for name, spec in self.specs:
+        for name, spec in self.specs:  # noqa: SIM110
             if _spec_of(name) is not spec:
                 return True
         return False
@@ -166,18 +169,18 @@ class References:
             # A module that rebinds a global to a connection or a lock keeps it to itself.
             return known.reference
 
-    def watched(self, reference: Reference) -> tuple[list[Any], list[Any]] | None:
-        """Return the globals and the modules that `reference` relies on to be as they are.
+    def watched(self, reference: Reference) -> tuple[CodeType, list[Any], list[Any]] | None:
+        """Return what `reference` relies on to be as it is; None for one by value.
 
-        Globals as namespace, name and value, modules as name and spec; None for a reference by
-        value, which is made anew at each call.
+        The function's code, the globals it reads as namespace, name and value, and the modules it
+        leans on as name and spec. One by value is made at each call.
         """
         if reference.form != BY_REFERENCE:
             return None
         known = self._importable.get(reference.function)
         if known is None or known.by_value or known.reference is not reference:
             return None
-        return known.bindings, known.specs
+        return known.code, known.bindings, known.specs
 
     def send_by_value(self, function: Callable[..., Any]) -> Reference:
         """Return `function` by value, now and at every later call: a worker could not import it."""
@@ -239,7 +242,7 @@ class References:
         )
         specs = [(name, _spec_of(name)) for name in stamps]
         reference = Reference(name_of(function), BY_REFERENCE, definition.encode(), function)
-        return _Importable(reference, bindings, specs)
+        return _Importable(reference, function.__code__, bindings, specs)
 
     def _stamps_of(self, modules: set[str | None]) -> dict[str, Stamp | None]:
         """Return the stamp of each of `modules` that is the user's source, as loaded here.

@@ -196,7 +196,7 @@ class WorkerPool:
         if len(self._durations) >= _MAX_MEASURED:
             self._durations.clear()
         # Rises at once and falls slowly.
-        self._durations[key] = duration if duration > known else known
+        self._durations[key] = max(duration, known)
 
     def watch_writes(self, worker: WorkerProcess) -> None:
         """Have the epoll say when the worker takes more, if something is left to send."""

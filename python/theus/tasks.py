@@ -40,7 +40,7 @@ class Task:
     """One call on its way: what a worker needs to run it, and who waits for it.
 
     It holds the state and the entries it was sent with, so that nothing a worker may open is
-    removed before the outcome has been loaded. Its `weight` is how many calls of the function it is.
+    removed before the outcome has been loaded. Its `weight` is how many calls it stands for.
     """
 
     __slots__ = (

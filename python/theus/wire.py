@@ -376,7 +376,7 @@ def loads(message: Message | bytes) -> Any:
     views of the segment's bytes, writable and copied page by page when they are written, new ones
     at each call. Bytes are the pickle of a message that has nothing else.
     """
-    if type(message) is bytes:
+    if isinstance(message, bytes):
         return pickle.loads(message)
     if message.outputs:
         outer = getattr(_arriving, "outputs", ())

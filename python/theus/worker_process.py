@@ -159,7 +159,7 @@ class WorkerProcess:
         return known[0]
 
     def add_lane(self, lane: Lane) -> None:
-        """Have `lane` end with what it relies on: the functions and states that the worker knows."""
+        """Have `lane` end with what it relies on, the functions and states of the worker."""
         self._lanes.add(lane)
 
     def close_lane(self, lane: Lane) -> None:

@@ -30,6 +30,8 @@ pub(crate) struct Lane {
     numbers: Py<PyAny>,
     fields: (u64, u64, u64),
     state: Py<PyAny>,
+    function: Py<PyAny>,
+    code: Py<PyAny>,
     /// The globals that the function reads: where, under which name, and what.
     bindings: Vec<(Py<PyDict>, Py<PyString>, Py<PyAny>)>,
     /// The modules it leans on, and how they were found.
@@ -54,7 +56,7 @@ impl Lane {
     ///     An iterator: the task's number is the next for each call.
     /// fields
     ///     The version, function and call of the TASK frame.
-    /// state, bindings, specs, path
+    /// state, function, code, bindings, specs, path
     ///     What has to be as it was.
     /// failed
     ///     Called with the task and the fields and attachments of an ERROR frame; its result is the
@@ -77,6 +79,8 @@ impl Lane {
         numbers: Py<PyAny>,
         fields: (u64, u64, u64),
         state: Py<PyAny>,
+        function: Py<PyAny>,
+        code: Py<PyAny>,
         bindings: Vec<(Py<PyDict>, Py<PyString>, Py<PyAny>)>,
         specs: Vec<(Py<PyString>, Py<PyAny>)>,
         path: Py<PyList>,
@@ -93,6 +97,8 @@ impl Lane {
             numbers,
             fields,
             state,
+            function,
+            code,
             bindings,
             specs,
             path,
@@ -132,8 +138,8 @@ impl Lane {
         }
         let number = self.numbers.call_method0(py, intern!(py, "__next__"))?;
         task.setattr(intern!(py, "number"), &number)?;
-        let (version, function, call) = self.fields;
-        let fields = [number.extract(py)?, version, function, call];
+        let (version, known, call) = self.fields;
+        let fields = [number.extract(py)?, version, known, call];
         let exchanged = self.channel.get().exchange(
             py,
             (self.queue.bind(py), &task),
@@ -164,6 +170,10 @@ impl Lane {
 
 impl Lane {
     fn is_unchanged(&self, py: Python<'_>) -> PyResult<bool> {
+        let code = self.function.bind(py).getattr(intern!(py, "__code__"))?;
+        if !code.is(&self.code) {
+            return Ok(false);
+        }
         for (space, name, value) in &self.bindings {
             let found = space.bind(py).get_item(name)?;
             if !found.is_some_and(|found| found.is(value)) {
