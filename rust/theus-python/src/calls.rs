@@ -152,7 +152,7 @@ impl Calls {
         let plain = match &result {
             _ if stopped => None,
             Ok(value) if value.is_none() => Some(PICKLED_NONE),
-            Ok(value) => value.cast::<PyBytes>().ok().map(|data| data.as_bytes()),
+            Ok(value) => value.cast::<PyBytes>().ok().map(PyBytesMethods::as_bytes),
             Err(_) => None,
         };
         if let Some(data) = plain {

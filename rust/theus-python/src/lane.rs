@@ -46,25 +46,12 @@ pub(crate) struct Lane {
 
 #[pymethods]
 impl Lane {
-    /// Parameters
-    /// ----------
-    /// channel, queue
-    ///     The worker's.
-    /// pending, busy, most_busy
-    ///     No task may wait, nor more workers be busy.
-    /// numbers
-    ///     An iterator: the task's number is the next for each call.
-    /// fields
-    ///     The version, function and call of the TASK frame.
-    /// state, function, code, bindings, specs, path
-    ///     What has to be as it was.
-    /// failed
-    ///     Called with the task and the fields and attachments of an ERROR frame; its result is the
-    ///     call's.
-    /// limit_s
-    ///     How long an outcome is polled for.
-    /// task
-    ///     What stands in the queue.
+    /// `channel` and `queue` are the worker's. No task may be in `pending`, and not more than
+    /// `most_busy` workers be in `busy`. The task, which stands in the queue meanwhile, gets the next
+    /// of `numbers` for each call; `fields` are the version, function and call of its frame. The
+    /// `state`, the `code` of the `function`, the globals in `bindings`, the modules in `specs` and
+    /// `sys.path` have to be as they were. `failed` is called with the task and its ERROR frame, and
+    /// what it returns is the call's. An outcome is polled for up to `limit_s`.
     #[new]
     #[expect(
         clippy::too_many_arguments,
@@ -201,6 +188,8 @@ enum Answer<'py> {
     Other(Bound<'py, PyAny>),
 }
 
+static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
 impl<'py> Answer<'py> {
     fn of(py: Python<'py>, frame: &Frame<'_>) -> PyResult<Self> {
         if frame.kind() != Kind::Result {
@@ -210,7 +199,6 @@ impl<'py> Answer<'py> {
         if data == PICKLED_NONE {
             return Ok(Self::Result(py.None().into_bound(py)));
         }
-        static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let loads = LOADS.import(py, "pickle", "loads")?;
         loads.call1((PyBytes::new(py, data),)).map(Self::Result)
     }

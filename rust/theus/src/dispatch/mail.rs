@@ -247,9 +247,9 @@ mod model {
             SMALL.poll(&words);
             let theirs = words.clone();
             let sent = thread::spawn(move || sender(&theirs));
-            let received = receiver(&words);
+            let fetched = receiver(&words);
             let by_socket = sent.join().unwrap();
-            assert_eq!(received + by_socket, letters, "lost, or had twice");
+            assert_eq!(fetched + by_socket, letters, "lost, or had twice");
             assert!(SMALL.look(&words).is_none(), "left where nobody looks");
         });
     }

@@ -38,38 +38,38 @@ pub enum Wait {
 /// and when the channel is gone.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    /// Through the socket.
-    sent_bytes: AtomicU64,
-    received_bytes: AtomicU64,
-    /// Both ways by letters.
-    left_bytes: AtomicU64,
-    fetched_bytes: AtomicU64,
+    /// By the socket, in bytes.
+    sent: AtomicU64,
+    received: AtomicU64,
+    /// By letters.
+    left_in_page: AtomicU64,
+    fetched_from_page: AtomicU64,
 }
 
 impl Traffic {
     /// What was sent so far.
     #[must_use]
     pub fn sent_bytes(&self) -> u64 {
-        self.socket_bytes() + self.left_bytes.load(Ordering::Relaxed)
+        self.socket_bytes() + self.left_in_page.load(Ordering::Relaxed)
     }
 
     /// What was received so far.
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
-        self.received_bytes.load(Ordering::Relaxed) + self.fetched_bytes.load(Ordering::Relaxed)
+        self.received.load(Ordering::Relaxed) + self.fetched_from_page.load(Ordering::Relaxed)
     }
 
     /// What was written to the socket so far.
     pub(super) fn socket_bytes(&self) -> u64 {
-        self.sent_bytes.load(Ordering::Relaxed)
+        self.sent.load(Ordering::Relaxed)
     }
 
     pub(super) fn left(&self, count: usize) {
-        self.left_bytes.fetch_add(count as u64, Ordering::Relaxed);
+        self.left_in_page.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     pub(super) fn fetched(&self, count: usize) {
-        self.fetched_bytes
+        self.fetched_from_page
             .fetch_add(count as u64, Ordering::Relaxed);
     }
 }
@@ -197,13 +197,13 @@ impl Socket {
     }
 
     fn wrote(&self, count: usize) -> usize {
-        let sent = &self.traffic.sent_bytes;
+        let sent = &self.traffic.sent;
         sent.fetch_add(count as u64, Ordering::Relaxed);
         count
     }
 
     fn got(&self, count: usize) -> usize {
-        let received = &self.traffic.received_bytes;
+        let received = &self.traffic.received;
         received.fetch_add(count as u64, Ordering::Relaxed);
         count
     }
