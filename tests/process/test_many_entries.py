@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from theus import TheusEngine, _theus
+from theus import TheusEngine, _theus, table
 from theus.worker_process import WorkerProcess
 
 MAPPINGS = int(Path("/proc/sys/vm/max_map_count").read_text())
@@ -116,19 +116,20 @@ def test_a_view_kept_from_an_earlier_task_goes_back_by_handle():
         assert offset == 4096 + 80
 
 
-def test_tables_that_nobody_looks_at_are_not_kept_open(engine):
-    engine.compare_and_swap(
-        engine.state.version,
-        heavy={str(number): pa.table({"n": [number, 0]}) for number in range(1200)},
-    )
+def total(heavy):
+    return sum(heavy[str(number)]["n"][0].as_py() for number in range(1200)), len(table._opened)
 
-    def total(heavy):
-        return sum(heavy[str(number)]["n"][0].as_py() for number in range(1200))
 
-    assert total(engine.heavy) == sum(range(1200))
-    assert engine.submit(lambda ctx: total(ctx.heavy)).result(30) == sum(range(1200))
-    table = engine.heavy["0"].slice(1)
-    assert engine.submit(lambda ctx, table: table.num_rows, table=table).result(30) == 1
+def test_tables_that_nobody_looks_at_are_not_kept_open():
+    tables = {str(number): pa.table({"n": [number, 0]}) for number in range(1200)}
+    with TheusEngine(workers=1) as engine:
+        engine.compare_and_swap(engine.state.version, heavy=tables)
+        there = engine.submit(lambda ctx: total(ctx.heavy)).result(30)
+        for values, opened in (total(engine.heavy), there):
+            assert values == sum(range(1200))
+            assert 0 < opened <= 1024
+        part = engine.heavy["0"].slice(1)
+        assert engine.submit(lambda ctx, part: part.num_rows, part=part).result(30) == 1
 
 
 @pytest.mark.slow
