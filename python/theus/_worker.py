@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from theus.contracts import Arguments, finish, plan
 from theus.entry import view_entry
 from theus.errors import ProtocolError, RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
+from theus.persistent import changed
 from theus.table import TablePart
 
 if TYPE_CHECKING:
@@ -61,8 +62,13 @@ class _Attachment:
         self._descriptor = descriptor
         self._attach = attach
 
+    @property
+    def name(self) -> str:
+        """The segment's name."""
+        return self._descriptor["segment"]
+
     def view(self) -> Any:
-        segment = self._attach(self._descriptor["segment"])
+        segment = self._attach(self.name)
         return view_entry(segment, self._handle(segment), self._part())
 
     def _handle(self, segment: Segment) -> Handle | None:
@@ -82,8 +88,12 @@ class _LazyDomain(Mapping[str, Any]):
 
     __slots__ = ("_messages",)
 
-    def __init__(self, messages: dict[str, wire.Message]) -> None:
+    def __init__(self, messages: Mapping[str, wire.Message]) -> None:
         self._messages = messages
+
+    def changed(self, changes: Mapping[str, wire.Message | None]) -> _LazyDomain:
+        """Return the domain of another state, which differs in this."""
+        return _LazyDomain(changed(self._messages, changes))
 
     def __getitem__(self, key: str) -> Any:
         return wire.loads(self._messages[key])
@@ -93,6 +103,33 @@ class _LazyDomain(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._messages)
+
+
+_State = tuple[_LazyDomain, Mapping[str, "_Attachment"], "_Lying"]
+"""The domain, the entries, and where these lie: what a task of this state is given."""
+
+
+class _Lying:
+    """The segments in which a state's entries lie, each with the number of these."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self._counts = counts
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._counts
+
+    def changed(
+        self, gone: Iterable[_Attachment | None], come: Iterable[_Attachment]
+    ) -> _Lying:
+        """Return those of another state, without some entries and with others."""
+        counts: dict[str, int] = {}
+        steps = [(entry, -1) for entry in gone if entry] + [(entry, 1) for entry in come]
+        for entry, step in steps:
+            name = entry.name
+            counts[name] = counts.get(name, self._counts.get(name, 0)) + step
+        return _Lying(changed(self._counts, {name: n or None for name, n in counts.items()}))
 
 
 class Worker:
@@ -105,11 +142,14 @@ class Worker:
         self._zone = zone
         self._spill_dir = zone.spill_dir
         self._segments: dict[str, Segment] = {}
-        self._states: dict[int, tuple[_LazyDomain, dict[str, _Attachment], frozenset[str]]] = {}
+        self._names: dict[int, str] = {}
+        self._states: dict[int, _State] = {}
         self._functions: dict[int, tuple[int, bytes, Transient | None]] = {}
         self._planned: dict[int, tuple[Callable[..., Any], Arguments]] = {}
         self._parts: deque[Transient] = deque()
-        self._given: frozenset[str] = frozenset()
+        # What the owner keeps for the task: its state's segments, and those that it was sent.
+        self._lying = _Lying({})
+        self._sent: set[str] = set()
         self._calls = Calls(channel, control, wire.NOTHING.data, self._ended, _flush)
 
     def serve(self) -> None:
@@ -152,13 +192,21 @@ class Worker:
                 os.environ[name] = value
 
     def _state(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
-        descriptors = json.loads(attachments[0])
-        keys = json.loads(attachments[1])
-        heavy = {d["key"]: _Attachment(d, self._attach) for d in descriptors}
-        names = frozenset(d["segment"] for d in descriptors)
+        entries, keys = json.loads(attachments[0]), json.loads(attachments[1])
+        if isinstance(entries, dict):
+            domain, heavy, lying = self._states[entries["base"]]
+        else:
+            domain, heavy, lying = _LazyDomain({}), {}, _Lying({})
+            entries, keys = {"removed": [], "set": entries}, {"removed": [], "set": keys}
+        removed: list[str] = entries["removed"]
+        come = {d["key"]: _Attachment(d, self._attach) for d in entries["set"]}
+        gone = dict.fromkeys([*removed, *come])
+        lying = lying.changed(map(heavy.get, gone), come.values())
+        heavy = changed(changed(heavy, dict.fromkeys(removed)), come)
         messages = map(self._message, attachments[2:])
-        domain = _LazyDomain(dict(zip(keys, messages, strict=True)))
-        self._states[fields[0]] = (domain, heavy, names)
+        domain = domain.changed(dict.fromkeys(keys["removed"]))
+        domain = domain.changed(dict(zip(keys["set"], messages, strict=True)))
+        self._states[fields[0]] = (domain, heavy, lying)
 
     def _forget_state(self, version: int) -> None:
         self._states.pop(version, None)
@@ -179,9 +227,10 @@ class Worker:
             gc.collect()  # a function and the globals it came with refer to each other
 
     def _release(self, numbers: tuple[int, ...]) -> None:
-        gone = set(numbers)
-        for name in [name for name, held in self._segments.items() if held.number in gone]:
-            del self._segments[name]
+        for number in numbers:
+            name = self._names.pop(number, None)
+            if name is not None:
+                del self._segments[name]
 
     # --- tasks ---
 
@@ -227,7 +276,7 @@ class Worker:
             function = resolve(*self._functions[number])
             planned = self._planned[number] = function, plan(function)
         function, arguments = planned
-        domain, entries, names = self._states[version]
+        domain, entries, lying = self._states[version]
         zone, pin, spill_dir = self._zone, self._pin, self._zone.spill_dir
 
         def dumps(result: object, made: TaskHeavy | None) -> wire.Message:
@@ -252,8 +301,9 @@ class Worker:
         )
 
         def step(inputs: bytes | wire.Message | None) -> bytes | wire.Message | None:
+            self._lying = lying
+            self._sent.clear()
             given: Any = {} if inputs is None else wire.loads(inputs)
-            self._given = names
             if run is None:
                 return chunks.run(given, with_item, dumps, self._failure)
             result, made = run(given)
@@ -314,19 +364,21 @@ class Worker:
     # --- segments ---
 
     def _attach(self, name: str) -> Segment:
-        """Map a segment the owner named; it stays mapped until the owner releases it."""
+        """Map a segment the owner named; it is found again until the owner releases it."""
         segment = self._segments.get(name)
         if segment is None:
-            segment = self._segments[name] = _theus.open_segment(name)
+            segment = self._segments[name] = _theus.attach_segment(name)
+            self._names[segment.number] = name
         return segment
 
     def _attach_given(self, name: str) -> Segment:
-        self._given |= {name}
+        self._sent.add(name)
         return self._attach(name)
 
     def _pin(self, name: str) -> Segment | None:
         """Promise the owner only what its own task refers to: that it keeps alive for us."""
-        return self._segments.get(name) if name in self._given else None
+        known = name in self._sent or name in self._lying
+        return self._segments.get(name) if known else None
 
 
 def _describe(describe: Callable[[], str]) -> str:

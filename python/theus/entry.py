@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,8 @@ from theus.errors import EntryNotFoundError
 from theus.table import TablePart, to_pandas, to_polars, view_arrow, view_part
 
 __all__ = ["Entry", "FrameViews", "HeavyView", "SupportsView", "view_entry"]
+
+_SHOWN = 20
 
 
 class SupportsView(Protocol):
@@ -160,16 +163,28 @@ def find_entry(entries: Mapping[str, SupportsView], name: str) -> Any:
     try:
         return entries[name]
     except KeyError:
-        known = ", ".join(map(repr, entries)) or "no entries at all"
+        known = ", ".join(map(repr, islice(entries, _SHOWN))) or "no entries at all"
+        more = f" and {len(entries) - _SHOWN} others" if len(entries) > _SHOWN else ""
         msg = (
-            f"the heavy zone has no entry {name!r}; it has {known}. What was allocated is seen "
-            "after it was published, by seal or compare_and_swap"
+            f"the heavy zone has no entry {name!r}; it has {known}{more}. What was allocated is "
+            "seen after it was published, by seal or compare_and_swap"
         )
         raise EntryNotFoundError(msg) from None
 
 
 def encode_descriptors(entries: Mapping[str, Entry]) -> bytes:
     """Return the JSON list of descriptors that a STATE frame carries."""
-    return json.dumps(
-        [entry.descriptor(key) for key, entry in entries.items()], separators=(",", ":")
-    ).encode()
+    return _encode(_describe(entries))
+
+
+def encode_change(base: int, removed: list[str], entries: Mapping[str, Entry]) -> bytes:
+    """Return the JSON object that a STATE frame carries which tells what differs from `base`."""
+    return _encode({"base": base, "removed": removed, "set": _describe(entries)})
+
+
+def _describe(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    return [entry.descriptor(key) for key, entry in entries.items()]
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

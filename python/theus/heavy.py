@@ -7,7 +7,7 @@ this process sees; ``put``, ``seal`` and the engine's ``compare_and_swap`` publi
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, overload
 from weakref import ref
 
 import numpy as np
@@ -31,6 +31,22 @@ if TYPE_CHECKING:
 __all__ = ["HeavyStats", "HeavyZone"]
 
 Array = np.ndarray[Any, Any]
+
+
+class _Watched(ref[_theus.Segment]):
+    """A reference that knows whose it was."""
+
+    __slots__ = ("number",)
+
+    number: int
+
+    def __new__(cls, segment: Segment, gone: Callable[[_Watched], None]) -> Self:
+        made = super().__new__(cls, segment, gone)
+        made.number = segment.number
+        return made
+
+    def __init__(self, segment: Segment, gone: Callable[[_Watched], None]) -> None:
+        super().__init__(segment, gone)
 
 
 class HeavyStats(TypedDict):
@@ -71,7 +87,15 @@ class HeavyZone(FrameViews):
         self._store = store
         self.released: Callable[[int], None] | None = None
         self._drafts: dict[str, Draft] = {}
-        self._watched: dict[int, ref[Segment]] = {}
+        self._watched: dict[int, _Watched] = {}
+
+        def gone(watched: _Watched) -> None:
+            self._watched.pop(watched.number, None)
+            if self.released is not None:
+                self.released(watched.number)
+
+        # One for all: what the garbage collector has to look at counts, when there are many.
+        self._gone = gone
 
     # --- making entries ---
 
@@ -250,7 +274,8 @@ class HeavyZone(FrameViews):
             if draft is not None and name not in entries:
                 return
             found = find_entry(entries, name)
-            self._store.commit({}, {key: None for key, entry in entries.items() if entry is found})
+            same = self._store.entries_in(found.segment).items()
+            self._store.commit({}, {key: None for key, entry in same if entry is found})
 
     # --- looking at them ---
 
@@ -389,14 +414,7 @@ class HeavyZone(FrameViews):
         return [name for name in self._drafts if name not in self._store.current.entries]
 
     def _watch(self, segment: Segment) -> None:
-        number = segment.number
-
-        def gone(_: object) -> None:
-            self._watched.pop(number, None)
-            if self.released is not None:
-                self.released(number)
-
-        self._watched[number] = ref(segment, gone)
+        self._watched[segment.number] = _Watched(segment, self._gone)
         array.attached[segment.name] = segment
 
     def _copy_in(self, name: str, obj: object, **how: bool) -> Segment:
@@ -457,8 +475,8 @@ class HeavyZone(FrameViews):
         segment = None if handle is None else self.pin(handle[0])
         if handle is None or segment is None:
             return None
-        for entry in self._store.current.entries.values():
-            whole = entry.view() if entry.segment is segment else None
+        for entry in self._store.entries_in(segment).values():
+            whole = entry.view()
             if isinstance(whole, ShmArray) and _same(value, whole, moved=True):
                 return entry
         return Entry(key, segment, handle)
@@ -466,8 +484,10 @@ class HeavyZone(FrameViews):
     def _drafted_entry(self, table: TableDraft) -> Entry:
         """Return the entry that a table being filled is, or has become."""
         drafts = (draft.entry for draft in self._drafts.values())
-        for entry in (*drafts, *self._store.current.entries.values()):
-            if entry.segment is table.held and entry.handle is None and entry.part is None:
+        held = table.held
+        known = self._store.entries_in(held) if isinstance(held, _theus.Segment) else {}
+        for entry in (*drafts, *known.values()):
+            if entry.segment is held and entry.handle is None and entry.part is None:
                 return entry
         msg = f"table {table.name!r} was replaced or freed: its name is another's, or nobody's"
         raise EntryNotFoundError(msg)
@@ -486,7 +506,7 @@ class HeavyZone(FrameViews):
             return None
         segment, part, _ = found
         part = None if is_whole(segment, part) else part
-        same = (e for e in self._store.current.entries.values() if e.segment is segment)
+        same = self._store.entries_in(segment).values()
         known = next((e for e in same if e.part == part and e.handle is None), None)
         return known or Entry(key, segment, part=part)
 

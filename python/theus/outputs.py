@@ -161,6 +161,8 @@ class TaskHeavy(HeavyView):
         return iter(dict.fromkeys([*self._entries, *self._outputs, *self._tables]))
 
     def __len__(self) -> int:
+        if not self._outputs and not self._tables:
+            return len(self._entries)
         return len(self._entries.keys() | self._outputs.keys() | self._tables.keys())
 
     def __contains__(self, name: object) -> bool:

@@ -6,19 +6,21 @@ and the heavy entries by reference. States are plain values: the store replaces 
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from theus import wire
-from theus.entry import Entry, HeavyView, encode_descriptors
+from theus.entry import Entry, HeavyView, encode_change, encode_descriptors
 from theus.errors import StateConflictError
+from theus.history import History
+from theus.persistent import changed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from theus._theus import Session
+    from theus._theus import Segment, Session
 
 __all__ = ["FrozenDomain", "State", "StateStore"]
 
@@ -47,6 +49,22 @@ class FrozenDomain(Mapping[str, Any]):
         return f"FrozenDomain({', '.join(self._frozen) or 'empty'})"
 
 
+class Sent(NamedTuple):
+    """A state as it is told to a worker.
+
+    Attributes
+    ----------
+    entries, domain_keys : bytes
+        As in STATE frames.
+    values : list of Message
+        One for each of the domain keys that are set.
+    """
+
+    entries: bytes
+    domain_keys: bytes
+    values: list[wire.Message]
+
+
 class State:
     """One version of the engine's state; it never changes.
 
@@ -63,14 +81,19 @@ class State:
         Names to read-only arrays over shared memory. Access does not copy.
     """
 
-    __slots__ = ("_descriptors", "_version", "entries", "frozen")
+    __slots__ = ("_descriptors", "_history", "_version", "entries", "frozen")
 
     def __init__(
-        self, version: int, frozen: Mapping[str, wire.Message], entries: Mapping[str, Entry]
+        self,
+        version: int,
+        frozen: Mapping[str, wire.Message],
+        entries: Mapping[str, Entry],
+        history: History,
     ) -> None:
         self._version = version
-        self.frozen = MappingProxyType(dict(frozen))
-        self.entries = MappingProxyType(dict(entries))
+        self.frozen = frozen
+        self.entries = entries
+        self._history = history
         self._descriptors: bytes | None = None
 
     @property
@@ -88,11 +111,21 @@ class State:
         """The heavy entries, as a read-only mapping of views."""
         return HeavyView(self.entries)
 
-    def descriptors(self) -> bytes:
-        """Return the entries' descriptors, encoded once."""
-        if self._descriptors is None:
-            self._descriptors = encode_descriptors(self.entries)
-        return self._descriptors
+    def sent(self, base: int | None) -> Sent:
+        """Return what tells this state to a worker that holds version `base`, or none."""
+        keys = self.frozen, self.entries
+        changes = None if base is None else self._history.between(base, self._version, *keys)
+        if base is None or changes is None:
+            if self._descriptors is None:
+                self._descriptors = encode_descriptors(self.entries)
+            names = json.dumps(list(self.frozen)).encode()
+            return Sent(self._descriptors, names, list(self.frozen.values()))
+        domain, heavy = changes
+        return Sent(
+            encode_change(base, heavy.removed, {key: self.entries[key] for key in heavy.set}),
+            json.dumps({"removed": domain.removed, "set": domain.set}).encode(),
+            [self.frozen[key] for key in domain.set],
+        )
 
     def __repr__(self) -> str:
         return (
@@ -107,8 +140,10 @@ class StateStore:
     def __init__(self, session: Session) -> None:
         self.lock = threading.RLock()
         self._session = session
-        self._current = State(0, {}, {})
+        self._history = History()
+        self._current = State(0, {}, {}, self._history)
         self._changed: dict[str, int] = {}
+        self._by_segment: dict[int, dict[str, Entry]] = {}
 
     @property
     def current(self) -> State:
@@ -152,36 +187,50 @@ class StateStore:
             if publish is not None:
                 publish()
             version = current.version + 1
-            state = State(version, _merge(current.frozen, domain), _merge(current.entries, heavy))
+            state = State(
+                version,
+                changed(current.frozen, domain),
+                changed(current.entries, heavy),
+                self._history,
+            )
             self._session.commit(
                 version,
                 [(key, None if entry is None else entry.segment) for key, entry in heavy.items()],
             )
+            self._history.note(version, domain, heavy, len(state.frozen) + len(state.entries))
             self._changed.update(dict.fromkeys(written, version))
+            self._find_by_segment(current.entries, heavy)
             self._current = state
             return state
+
+    def entries_in(self, segment: Segment) -> Mapping[str, Entry]:
+        """Return the current state's entries that lie in `segment`."""
+        return self._by_segment.get(segment.number, {})
+
+    def _find_by_segment(self, old: Mapping[str, Entry], new: Mapping[str, Entry | None]) -> None:
+        for key, entry in new.items():
+            known = old.get(key)
+            if known is not None:
+                number = known.segment.number
+                self._by_segment[number].pop(key)
+                if not self._by_segment[number]:
+                    del self._by_segment[number]
+            if entry is not None:
+                self._by_segment.setdefault(entry.segment.number, {})[key] = entry
 
     def clear(self) -> None:
         """Forget every entry: the engine is closing."""
         with self.lock:
-            self._current = State(self._current.version, self._current.frozen, {})
+            version, frozen = self._current.version, self._current.frozen
+            self._current = State(version, frozen, {}, self._history)
+            self._by_segment.clear()
 
     def _check(self, written: list[str], base: int, *, strict: bool) -> None:
         current = self._current.version
         if base > current or base < 0:
             msg = f"version {base} does not exist: the state is at version {current}"
             raise ValueError(msg)
-        changed = {key for key, version in self._changed.items() if version > base}
-        keys = changed if strict else changed.intersection(written)
+        asked = self._changed if strict and current > base else written
+        keys = [key for key in asked if self._changed.get(key, 0) > base]
         if keys:
             raise StateConflictError(tuple(sorted(keys)), base, current)
-
-
-def _merge(old: MappingProxyType[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = old.copy()  # one block of memory, where a loop over the entries would cost each put
-    for key, value in changes.items():
-        if value is None:
-            merged.pop(key, None)
-        else:
-            merged[key] = value
-    return merged

@@ -70,6 +70,7 @@ class _Opened:
 
 
 _opened: WeakKeyDictionary[Segment | Output, _Opened] = WeakKeyDictionary()
+_MOST_OPENED = 1024  # each keeps its segment mapped, of which there may be too many
 
 
 def view_arrow(segment: Segment | Output) -> Arrow:
@@ -96,6 +97,8 @@ def _open(segment: Segment | Output) -> _Opened:
         # Bytes that keep their segment, as a worker's output does, would never let go of the key.
         if not segment.kept_by_views:
             _opened[segment] = opened
+            if len(_opened) > _MOST_OPENED:
+                _opened.pop(next(iter(_opened)), None)  # the one that was opened first
     return opened
 
 

@@ -178,7 +178,9 @@ class _Pickler(cloudpickle.Pickler):
         held = self._hold(value.address, value.size)
         if held is None:
             return None
-        offset = value.address - held.buffer().address
+        # A segment may be mapped here more than once: by whom it was written, or opened by path.
+        found = None if isinstance(held, Output) else _theus.locate(value.address, value.size)
+        offset = value.address - held.buffer().address if found is None else found[1]
         return _load_buffer, (self._name(held), offset, value.size)
 
     def _hold(self, address: int, nbytes: int) -> Segment | Output | None:

@@ -289,17 +289,22 @@ class WorkerProcess:
     def _send_state(self, state: State) -> None:
         if state.version in self._states:
             return
+        older = [version for version in self._states if version < state.version]
+        base = max(older) if older else min(self._states, default=None)
+        sent = state.sent(base)
+        for message in sent.values:
+            self._send_parts(message.parts)
+        pickles = (message.data for message in sent.values)
+        self._send(
+            _theus.KIND_STATE, (state.version,), (sent.entries, sent.domain_keys, *pickles)
+        )
+        # Only now: the state may have been told by what differs from one of these.
         in_flight = {task.state.version for task in self.queue}
         self.close_lanes()
         for version in self._states - in_flight:
             self._send(_theus.KIND_FORGET_STATE, (version,), ())
         self._states &= in_flight
         self._states.add(state.version)
-        keys = json.dumps(list(state.frozen)).encode()
-        for message in state.frozen.values():
-            self._send_parts(message.parts)
-        pickles = (message.data for message in state.frozen.values())
-        self._send(_theus.KIND_STATE, (state.version,), (state.descriptors(), keys, *pickles))
 
     def _send_function(self, reference: Reference) -> int:
         identity = reference.identity

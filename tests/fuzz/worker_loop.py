@@ -36,6 +36,11 @@ ENDS = (EOFError, BrokenPipeError, ConnectionResetError, ProtocolError, SystemEx
 WORK = [
     _theus.encode_frame(_theus.KIND_STATE, (1,), (b"[]", b"[]")),
     _theus.encode_frame(_theus.KIND_STATE, (2,), (b"[]", b'["a"]', CALL)),
+    _theus.encode_frame(
+        _theus.KIND_STATE,
+        (3,),
+        (b'{"base":2,"removed":["x"],"set":[]}', b'{"removed":["a"],"set":["b"]}', CALL),
+    ),
     _theus.encode_frame(_theus.KIND_FUNCTION, (1, 1), (PICKLES[1],)),
     _theus.encode_frame(_theus.KIND_TASK, (1, 1, 1, 2), (CALL,)),
     _theus.encode_frame(_theus.KIND_TASK, (2, 2, 1, 0), (PICKLES[2],)),

@@ -96,6 +96,11 @@ ONE_FUNCTION = encode_frame(_theus.KIND_FUNCTION, (1, 1), (FUNCTION,))
 SHUTDOWN = encode_frame(_theus.KIND_SHUTDOWN, ())
 
 
+def differing(state, base):
+    entries = b'{"base":%d,"removed":["x"],"set":[]}' % base
+    return encode_frame(STATE, (state,), (entries, b'{"removed":["a"],"set":["b"]}', CALL))
+
+
 def task(number=1, state=1, function=1, call=2, inputs=CALL):
     return encode_frame(_theus.KIND_TASK, (number, state, function, call), (inputs,))
 
@@ -164,6 +169,10 @@ ENDS = {
         in_one(encode_frame(STATE, (1,), (b"[]", b'["a", "b"]', CALL))),
         "means nothing here",
     ),
+    "a difference from a state nobody sent": (
+        in_one(ONE_STATE, differing(2, 7)),
+        "means nothing here",
+    ),
     "a function nobody sent": (
         in_one(encode_frame(_theus.KIND_FORGET_FUNCTION, (9,))),
         "means nothing here",
@@ -176,6 +185,9 @@ ANSWERED = {
     "a whole day's work": in_one(*WORK),
     "frames byte by byte": one_by_one(*(bytes([byte]) for byte in b"".join(WORK))),
     "a state nobody sent": in_one(ONE_FUNCTION, task(state=5), SHUTDOWN),
+    "a state that differs": in_one(
+        ONE_STATE, differing(2, 1), ONE_FUNCTION, task(state=2), SHUTDOWN
+    ),
     "another state's number": in_one(ONE_STATE, ONE_FUNCTION, task(state=2**64 - 1), SHUTDOWN),
     "a function's number": in_one(ONE_STATE, task(function=8), SHUTDOWN),
     "inputs that are no pickle": in_one(

@@ -157,3 +157,17 @@ def test_a_part_becomes_an_entry_without_a_copy(zone):
         assert found.equals(part)
         assert all_in_a_segment(found)
     zone.heavy.free("part")
+
+
+def test_a_buffer_is_the_same_bytes_through_whatever_mapping_it_was_made(engine):
+    written = engine.heavy.alloc("x", 1000, "i8")
+    written[:] = np.arange(1000)
+    before = pa.py_buffer(written)
+    sealed = engine.heavy.seal("x")
+    opened = theus.open(engine.heavy.path("x"))
+    buffers = before, pa.py_buffer(sealed), pa.py_buffer(opened)
+    assert len({buffer.address for buffer in buffers}) == 3
+    for buffer in buffers:
+        for part, first in (buffer, 0), (buffer.slice(800), 100):
+            found = engine.submit(lambda ctx, part: part.to_pybytes(), part=part).result(30)
+            assert np.frombuffer(found, "i8").tolist() == list(range(first, 1000))

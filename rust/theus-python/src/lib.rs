@@ -31,6 +31,7 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<output::Zone>()?;
     module.add_class::<output::Output>()?;
     module.add_function(wrap_pyfunction!(segment::open_segment, module)?)?;
+    module.add_function(wrap_pyfunction!(segment::attach_segment, module)?)?;
     module.add_function(wrap_pyfunction!(segment::locate, module)?)?;
     module.add_function(wrap_pyfunction!(session::sessions, module)?)?;
     module.add_function(wrap_pyfunction!(session::catalog, module)?)?;

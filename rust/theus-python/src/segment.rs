@@ -152,13 +152,14 @@ impl Segment {
         self.inner.body_offset()
     }
 
-    fn buffer(slf: Bound<'_, Self>) -> Buffer {
+    fn buffer(slf: Bound<'_, Self>) -> PyResult<Buffer> {
         let mapping = slf.get().inner.mapping();
-        if slf.get().kept_by_views {
+        let mapping = mapping.map_err(|error| to_py(slf.py(), error))?;
+        Ok(if slf.get().kept_by_views {
             Buffer::keeping(mapping, slf.into_any().unbind())
         } else {
             Buffer::new(mapping)
-        }
+        })
     }
 
     fn unlink(&self, py: Python<'_>) -> PyResult<()> {
@@ -173,6 +174,15 @@ pub(crate) fn open_segment(py: Python<'_>, name_or_path: &str) -> PyResult<Segme
         Ok(name) => theus::Segment::find(&name),
         Err(_) => theus::Segment::open(Path::new(name_or_path)),
     })?;
+    Ok(Segment::new(Arc::new(segment)))
+}
+
+/// Map the segment of this name, which the caller is promised to find for as long as it has this: it
+/// may be unmapped while nobody looks at it.
+#[pyfunction]
+pub(crate) fn attach_segment(py: Python<'_>, name: &str) -> PyResult<Segment> {
+    let name: SegmentName = name.parse().map_err(|error| to_py(py, error))?;
+    let segment = without_gil(py, || theus::Segment::find_promised(&name))?;
     Ok(Segment::new(Arc::new(segment)))
 }
 

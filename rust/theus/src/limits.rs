@@ -49,7 +49,7 @@ pub(crate) fn check_mappings(operation: &'static str) -> Result<()> {
     let Some(limit) = allowed_mappings() else {
         return Ok(());
     };
-    let allowed = limit - limit / PART_OF_OTHERS;
+    let allowed = ours(limit);
     ALLOWED.store(allowed, Ordering::Relaxed);
     if found < allowed {
         return Ok(());
@@ -59,6 +59,15 @@ pub(crate) fn check_mappings(operation: &'static str) -> Result<()> {
         limit,
         found,
     })
+}
+
+/// How many mappings of segments this process may have; `None` if the system does not say.
+pub(crate) fn mappings() -> Option<u64> {
+    allowed_mappings().map(ours)
+}
+
+const fn ours(limit: u64) -> u64 {
+    limit - limit / PART_OF_OTHERS
 }
 
 /// How many descriptors this process may have.

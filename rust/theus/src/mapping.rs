@@ -18,7 +18,8 @@ use shared_memory::Shmem;
 
 use crate::descriptor::SegmentName;
 use crate::error::Result;
-use crate::limits::{Counted, check_mappings};
+use crate::kept::check_mappings;
+use crate::limits::Counted;
 use crate::os::{self, failed};
 use crate::shared::Words;
 use crate::store;

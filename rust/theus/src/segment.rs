@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
@@ -28,6 +28,10 @@ use crate::pool::Pool;
 use crate::tensor::{Element, Tensor, spec_of};
 use crate::zone::Zone;
 
+mod shown;
+
+use shown::{Shown, View};
+
 /// An entry in shared memory, being written or published.
 #[derive(Debug)]
 pub struct Segment {
@@ -40,9 +44,8 @@ pub struct Segment {
     copied: AtomicBool,
     /// The fork generation of the process that may remove the name; readers have none.
     owner: Option<u64>,
-    /// Whether this process wrote the bytes, so that they need not be looked at again.
-    written_here: bool,
-    batches: OnceLock<Vec<RecordBatch>>,
+    /// Whether all of the bytes were looked at, or need not be, as this process wrote them.
+    validated: AtomicBool,
     reservation: Option<Arc<Reservation>>,
     /// Who takes the memory over when the segment is freed.
     pool: Option<Arc<Pool>>,
@@ -53,7 +56,7 @@ pub struct Segment {
 #[derive(Debug)]
 enum Stage {
     Draft(Box<dyn Draft>),
-    Published(Arc<Mapping>, Option<Warm>),
+    Published(Shown, Option<Warm>),
     /// It is being dropped.
     Freed,
 }
@@ -79,8 +82,7 @@ impl Segment {
             linked: AtomicBool::new(false),
             copied: AtomicBool::new(false),
             owner: Some(os::fork_generation()),
-            written_here: true,
-            batches: OnceLock::new(),
+            validated: AtomicBool::new(true),
             reservation: Some(reservation),
             pool: zone.pool().cloned(),
             forks: AtomicU64::new(0),
@@ -125,17 +127,17 @@ impl Segment {
         })?;
         mapping.keep(reservation.clone());
         mapping.register(&name);
+        let length = mapping.len();
         Ok(Self {
             place,
             name,
             content,
-            length: mapping.len(),
-            stage: Mutex::new(Stage::Published(Arc::new(mapping), None)),
+            length,
+            stage: Mutex::new(Stage::Published(Shown::kept(Arc::new(mapping)), None)),
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
             owner: Some(os::fork_generation()),
-            written_here: false,
-            batches: OnceLock::new(),
+            validated: AtomicBool::new(false),
             reservation: Some(reservation),
             // Its like is made by a worker, who has no pool.
             pool: None,
@@ -156,11 +158,25 @@ impl Segment {
     /// # Errors
     /// As of [`open`](Self::open).
     pub fn find(name: &SegmentName) -> Result<Self> {
-        match Self::open(&name.path()) {
+        Self::find_as(name, Shown::held)
+    }
+
+    /// As [`find`](Self::find), for who is promised that the name stays as long as he has this: what
+    /// nobody looks at may be unmapped, and is mapped again.
+    ///
+    /// # Errors
+    /// As of [`open`](Self::open).
+    pub fn find_promised(name: &SegmentName) -> Result<Self> {
+        Self::find_as(name, Shown::kept)
+    }
+
+    fn find_as(name: &SegmentName, shown: fn(Arc<Mapping>) -> Shown) -> Result<Self> {
+        let backend = Backend::default();
+        match Self::open_as(backend, &name.path(), shown) {
             Ok(segment) => Ok(segment),
             // Anybody may have put something there under the name of what is spilled.
             Err(error) => match SpillDirectory::of(&name.session) {
-                Some(spill) => Self::open(&spill.path().join(name.to_string())),
+                Some(spill) => Self::open_as(backend, &spill.path().join(name.to_string()), shown),
                 None => Err(error),
             },
         }
@@ -171,11 +187,15 @@ impl Segment {
     /// # Errors
     /// As of [`open`](Self::open).
     pub fn open_with(backend: Backend, path: &Path) -> Result<Self> {
-        let shown = path.display().to_string();
+        Self::open_as(backend, path, Shown::held)
+    }
+
+    fn open_as(backend: Backend, path: &Path, shown: fn(Arc<Mapping>) -> Shown) -> Result<Self> {
+        let file = path.display().to_string();
         let mapping = backend.storage().open(path)?;
-        let content = read_content(&mapping, &shown)?;
+        let content = read_content(&mapping, &file)?;
         let invalid = |reason: &str| Error::CorruptSegment {
-            segment: shown.clone(),
+            segment: file.clone(),
             reason: reason.to_owned(),
         };
         let text = path.file_name().and_then(|name| name.to_str());
@@ -196,12 +216,11 @@ impl Segment {
             name,
             content,
             length: mapping.len(),
-            stage: Mutex::new(Stage::Published(Arc::new(mapping), None)),
+            stage: Mutex::new(Stage::Published(shown(Arc::new(mapping)), None)),
             linked: AtomicBool::new(true),
             copied: AtomicBool::new(false),
             owner: None,
-            written_here: false,
-            batches: OnceLock::new(),
+            validated: AtomicBool::new(false),
             reservation: None,
             pool: None,
             forks: AtomicU64::new(0),
@@ -243,20 +262,39 @@ impl Segment {
         self.forks.store(os::forks(), Ordering::SeqCst);
         self.copied.store(copied, Ordering::SeqCst);
         self.linked.store(true, Ordering::SeqCst);
-        *stage = Stage::Published(mapping, warm);
+        let shown = match &self.content.spec {
+            // The one through which its owner writes.
+            spec if spec.mutable() => Shown::held(mapping),
+            _ => Shown::kept(mapping),
+        };
+        *stage = Stage::Published(shown, warm);
         KillPoint::SegmentPublished.pass();
         Ok(())
     }
 
-    /// Removes the name; mappings stay valid. Idempotent, and nothing in a forked child.
+    /// Removes the name; the bytes stay readable for who has this, unless there is no mapping left
+    /// for them. Idempotent, and nothing in a forked child.
     ///
     /// # Errors
     /// [`Error::Os`] if the kernel refuses.
     pub fn unlink(&self) -> Result<()> {
-        let Some(owner) = self.owner else {
-            return Ok(());
-        };
-        if owner == os::fork_generation() && self.linked.swap(false, Ordering::SeqCst) {
+        if self.owns_name() {
+            let mut stage = self.stage();
+            if let Stage::Published(shown, _) = &mut *stage
+                && let Ok(view) = shown.look(|| self.map_again())
+            {
+                shown.held = Some(view);
+            }
+        }
+        self.remove_name()
+    }
+
+    fn owns_name(&self) -> bool {
+        self.owner == Some(os::fork_generation()) && self.linked.load(Ordering::SeqCst)
+    }
+
+    fn remove_name(&self) -> Result<()> {
+        if self.owns_name() && self.linked.swap(false, Ordering::SeqCst) {
             self.place.storage().unlink(&self.name)?;
             KillPoint::SegmentUnlinked.pass();
         }
@@ -264,12 +302,34 @@ impl Segment {
     }
 
     /// The bytes: writable for the owner of a draft or a mutable entry, else read-only.
-    pub fn mapping(&self) -> Arc<Mapping> {
-        match &*self.stage() {
-            Stage::Draft(draft) => Arc::clone(draft.mapping()),
-            Stage::Published(mapping, _) => Arc::clone(mapping),
+    ///
+    /// # Errors
+    /// If they are not mapped, as nobody has looked at them for a while, those of
+    /// [`open`](Self::open).
+    pub fn mapping(&self) -> Result<Arc<Mapping>> {
+        match &mut *self.stage() {
+            Stage::Draft(draft) => Ok(Arc::clone(draft.mapping())),
+            Stage::Published(shown, _) => {
+                let view = shown.look(|| self.map_again())?;
+                Ok(Arc::clone(&view.mapping))
+            }
             Stage::Freed => unreachable!("nobody has what is being dropped"),
         }
+    }
+
+    /// Maps what has been unmapped, and is there still: who has this is promised its name.
+    fn map_again(&self) -> Result<Arc<Mapping>> {
+        let path = self.place.path_of(&self.name);
+        let mapping = self.place.storage().open(&path)?;
+        if mapping.len() != self.length {
+            let found = mapping.len();
+            return Err(self.corrupt(format!("it has {found} bytes, and had {}", self.length)));
+        }
+        if let Some(reservation) = &self.reservation {
+            mapping.keep(reservation.clone());
+        }
+        mapping.register(&self.name);
+        Ok(Arc::new(mapping))
     }
 
     /// The name; it exists in the file system between publication and [`unlink`](Self::unlink).
@@ -308,7 +368,7 @@ impl Segment {
                 key: spec.key.clone(),
             });
         }
-        Ok(Tensor::new(self.mapping(), spec, self.body_offset()))
+        Ok(Tensor::new(self.mapping()?, spec, self.body_offset()))
     }
 
     /// The record batches of a table or array, over the segment's bytes, which they keep mapped.
@@ -320,16 +380,18 @@ impl Segment {
     /// [`Error::NotATable`], [`Error::Unpublished`], or [`Error::CorruptSegment`] naming the batch,
     /// the column and the rule that does not hold.
     pub fn batches(&self) -> Result<Vec<RecordBatch>> {
-        if let Some(batches) = self.batches.get() {
+        let view = self.look_at_table()?;
+        if let Some(batches) = view.batches.get() {
             return Ok(batches.clone());
         }
-        let validation = if self.written_here {
+        let validation = if self.validated.load(Ordering::SeqCst) {
             Validation::Trusted
         } else {
             Validation::Full
         };
-        let batches = self.read_batches(validation)?;
-        Ok(self.batches.get_or_init(|| batches).clone())
+        let batches = self.read_batches(&view.mapping, validation)?;
+        self.validated.store(true, Ordering::SeqCst);
+        Ok(view.batches.get_or_init(|| batches).clone())
     }
 
     /// As [`batches`](Self::batches), without looking at what the values say.
@@ -341,7 +403,8 @@ impl Segment {
     /// Whoever wrote the segment has to be trusted to have written valid Arrow data: offsets that lie
     /// in their buffers, keys in their dictionaries, UTF-8 in strings.
     pub unsafe fn batches_trusted(&self) -> Result<Vec<RecordBatch>> {
-        self.read_batches(Validation::Trusted)
+        let view = self.look_at_table()?;
+        self.read_batches(&view.mapping, Validation::Trusted)
     }
 
     /// The schema of a table's batches.
@@ -349,35 +412,42 @@ impl Segment {
     /// # Errors
     /// [`Error::NotATable`] or [`Error::Unpublished`].
     pub fn schema(&self) -> Result<SchemaRef> {
-        let (file, _) = self.table_file()?;
-        Ok(Arc::clone(file.schema()))
+        let view = self.look_at_table()?;
+        Ok(Arc::clone(self.table_file(&view.mapping)?.schema()))
     }
 
-    fn read_batches(&self, validation: Validation) -> Result<Vec<RecordBatch>> {
-        let (file, mapping) = self.table_file()?;
+    fn read_batches(
+        &self,
+        mapping: &Arc<Mapping>,
+        validation: Validation,
+    ) -> Result<Vec<RecordBatch>> {
+        let file = self.table_file(mapping)?;
         let Some(start) = NonNull::new(mapping.as_mut_ptr()) else {
             unreachable!("a mapping is never at zero");
         };
         // SAFETY: the range is the mapping's, which the buffer keeps, and published bytes do not change.
         let bytes = unsafe {
-            Buffer::from_custom_allocation(start, mapping.len(), Arc::<Mapping>::clone(&mapping))
+            Buffer::from_custom_allocation(start, mapping.len(), Arc::<Mapping>::clone(mapping))
         };
         let batches = file.batches(&bytes, validation);
         batches.map_err(|reason| self.corrupt(reason))
     }
 
-    fn table_file(&self) -> Result<(TableFile, Arc<Mapping>)> {
+    fn look_at_table(&self) -> Result<Arc<View>> {
         let key = || self.spec().key().to_owned();
         if !matches!(self.spec(), Spec::Table(_)) {
             return Err(Error::NotATable { key: key() });
         }
-        let Stage::Published(mapping, _) = &*self.stage() else {
-            return Err(Error::Unpublished { key: key() });
-        };
+        match &mut *self.stage() {
+            Stage::Published(shown, _) => shown.look(|| self.map_again()),
+            _ => Err(Error::Unpublished { key: key() }),
+        }
+    }
+
+    fn table_file(&self, mapping: &Mapping) -> Result<TableFile> {
         let read = |range: Range<usize>| mapping.read(range.start, range.len());
         let file = TableFile::open(mapping.len(), read);
-        let file = file.map_err(|reason| self.corrupt(reason))?;
-        Ok((file, Arc::clone(mapping)))
+        file.map_err(|reason| self.corrupt(reason))
     }
 
     fn corrupt(&self, reason: String) -> Error {
@@ -446,14 +516,13 @@ impl Segment {
         if self.spec().mutable() || self.is_spilled() {
             return false;
         }
-        // Our own mapping must be gone before others can be said to be.
-        self.batches.take();
         let stage = self.stage.get_mut().unwrap_or_else(PoisonError::into_inner);
         let Stage::Published(_, warm) = stage else {
             return false;
         };
         let warm = warm.take();
         let length = self.length as u64;
+        // Our own mapping must be gone before others can be said to be.
         *stage = Stage::Freed;
         self.reservation = None;
         pool.free(&self.name, length, warm, *self.forks.get_mut())
@@ -466,12 +535,11 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        let linked = self.owner == Some(os::fork_generation()) && *self.linked.get_mut();
-        if linked && self.recycle() {
+        if self.owns_name() && self.recycle() {
             return;
         }
         // A name that cannot be removed now is removed by the session's end, or a later sweep.
-        let _ = self.unlink();
+        let _ = self.remove_name();
     }
 }
 

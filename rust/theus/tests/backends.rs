@@ -163,7 +163,7 @@ fn unpublished(backend: Backend) {
         matches!(opened, Err(Error::SegmentNotFound { .. })),
         "{opened:?}"
     );
-    assert!(segment.mapping().is_writable());
+    assert!(segment.mapping().unwrap().is_writable());
 }
 
 fn published(backend: Backend) {
@@ -174,24 +174,24 @@ fn published(backend: Backend) {
     let status = fs::metadata(segment.path().unwrap()).unwrap();
     assert_eq!(status.len(), 4096 + data.len() as u64);
     assert_eq!(status.permissions().mode() & 0o777, 0o600);
-    assert!(!segment.mapping().is_writable());
-    assert!(items(&segment.mapping(), &segment) == data);
+    assert!(!segment.mapping().unwrap().is_writable());
+    assert!(items(&segment.mapping().unwrap(), &segment) == data);
     for reader in [backend, Backend::default()] {
         let opened = Segment::open_with(reader, &segment.path().unwrap()).unwrap();
         assert_eq!(opened.spec(), segment.spec());
-        assert!(items(&opened.mapping(), &opened) == data);
+        assert!(items(&opened.mapping().unwrap(), &opened) == data);
     }
 }
 
 fn late_write(backend: Backend) {
     let session = create(backend);
     let segment = session.create_tensor(spec("x", 5), Some(b"hello")).unwrap();
-    let draft = segment.mapping();
+    let draft = segment.mapping().unwrap();
     session.publish(&segment).unwrap();
     write_first_item(&draft, &segment, b'J');
     let opened = Segment::open_with(backend, &segment.path().unwrap()).unwrap();
-    assert_eq!(items(&opened.mapping(), &opened), b"hello");
-    assert_eq!(items(&segment.mapping(), &segment), b"hello");
+    assert_eq!(items(&opened.mapping().unwrap(), &opened), b"hello");
+    assert_eq!(items(&segment.mapping().unwrap(), &segment), b"hello");
     assert_eq!(items(&draft, &segment), b"Jello");
 }
 
@@ -204,8 +204,8 @@ fn mutable(backend: Backend) {
     };
     let segment = session.create_tensor(spec, Some(b"hello")).unwrap();
     let opened = Segment::open_with(backend, &segment.path().unwrap()).unwrap();
-    write_first_item(&segment.mapping(), &segment, b'J');
-    assert_eq!(items(&opened.mapping(), &opened), b"Jello");
+    write_first_item(&segment.mapping().unwrap(), &segment, b'J');
+    assert_eq!(items(&opened.mapping().unwrap(), &opened), b"Jello");
 }
 
 fn unlinked(backend: Backend) {
@@ -220,7 +220,7 @@ fn unlinked(backend: Backend) {
         "{gone:?}"
     );
     assert!(!opened.is_linked());
-    assert_eq!(items(&opened.mapping(), &opened), b"hello");
+    assert_eq!(items(&opened.mapping().unwrap(), &opened), b"hello");
 }
 
 fn close(backend: Backend) {
@@ -234,7 +234,7 @@ fn close(backend: Backend) {
     assert_eq!((info.alive, info.entries, info.bytes), (true, 1, 4096 + 5));
     session.close().unwrap();
     assert_eq!(names_of(session.id()), 0);
-    assert_eq!(items(&held.mapping(), &held), b"hello");
+    assert_eq!(items(&held.mapping().unwrap(), &held), b"hello");
     let late = session.create_tensor(spec("y", 1), None);
     assert!(matches!(late, Err(Error::SessionClosed { .. })));
 }
@@ -264,7 +264,7 @@ fn race(backend: Backend, look: impl Fn(&Path) -> bool + Sync) {
 fn racing_reader(backend: Backend) {
     race(backend, |path| match Segment::open_with(backend, path) {
         Ok(opened) => {
-            let whole = items(&opened.mapping(), &opened);
+            let whole = items(&opened.mapping().unwrap(), &opened);
             assert!(whole.iter().all(|item| *item == 7));
             true
         }
@@ -350,7 +350,7 @@ fn read_only_pages(backend: Backend) {
     let segment = put(&session, b"hello");
     let opened = Segment::open_with(backend, &segment.path().unwrap()).unwrap();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
-    for mapping in [opened.mapping(), segment.mapping()] {
+    for mapping in [opened.mapping().unwrap(), segment.mapping().unwrap()] {
         let start = format!("{:x}-", mapping.address());
         let line = maps.lines().find(|line| line.starts_with(&start)).unwrap();
         assert_eq!(line.split(' ').nth(1), Some("r--s"), "{line}");

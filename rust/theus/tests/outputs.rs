@@ -29,6 +29,7 @@ fn setup(backend: Backend) -> (Session, Zone) {
 fn first_item(segment: &Segment) -> u8 {
     let at = segment
         .mapping()
+        .unwrap()
         .as_ptr()
         .wrapping_add(segment.body_offset());
     #[expect(unsafe_code, reason = "a mapping offers pointers only")]

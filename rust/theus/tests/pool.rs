@@ -135,7 +135,7 @@ fn what_somebody_looks_at_is_never_written() {
     let session = session(None, 0);
     let looks: [fn(&Segment) -> Look; 4] = [
         |segment| {
-            let mapping = segment.mapping();
+            let mapping = segment.mapping().unwrap();
             let place = mapping.as_ptr().wrapping_add(4096 + MIB);
             #[expect(unsafe_code, reason = "a mapping offers pointers only")]
             // SAFETY: inside the mapping, which the closure keeps.

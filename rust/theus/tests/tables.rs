@@ -71,7 +71,8 @@ fn a_table_is_put_once_and_read_by_who_attaches() {
         assert_eq!(found[0].column(0), batches[0].column(0));
         assert_eq!(found[1].column(1), batches[1].column(1));
         assert_eq!(symbols(&found), ["a", "b", "a", "c", "a"]);
-        let inside = segment.mapping().address()..segment.mapping().address() + segment.length();
+        let inside = segment.mapping().unwrap().address()
+            ..segment.mapping().unwrap().address() + segment.length();
         let place = found[1].column(1).to_data().buffers()[0].as_ptr().addr();
         assert!(inside.contains(&place) && place.is_multiple_of(64));
         let again = segment.batches().unwrap();

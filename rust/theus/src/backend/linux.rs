@@ -11,9 +11,9 @@ use super::{Access, Available, Capabilities, Draft, Lock, Storage};
 use crate::cgroup;
 use crate::descriptor::{HIDDEN, PREFIX, SegmentName, SessionId};
 use crate::error::{Error, Result};
+use crate::kept::check_mappings;
 use crate::kill_point::KillPoint;
 use crate::lease;
-use crate::limits::check_mappings;
 use crate::mapping::Mapping;
 use crate::os;
 

@@ -34,7 +34,9 @@ impl<T: Element> TensorMut<T> {
         let Spec::Tensor(spec) = self.segment.spec() else {
             unreachable!("it was made as a tensor");
         };
-        let mapping = self.segment.mapping();
+        let Ok(mapping) = self.segment.mapping() else {
+            unreachable!("a draft is mapped");
+        };
         let start = mapping
             .as_mut_ptr()
             .wrapping_add(self.segment.body_offset());

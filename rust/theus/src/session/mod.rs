@@ -17,6 +17,7 @@ use crate::catalog::CatalogWriter;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::fill::{self, Filled, NewTable};
+use crate::kept;
 use crate::kill_point::KillPoint;
 use crate::layout::table::{TableKind, TableOptions, TableSpec};
 use crate::layout::tensor::{Order, TensorSpec};
@@ -490,6 +491,7 @@ fn check_reserve(config: &Config) -> Result<()> {
 }
 
 fn lock_registry(moment: Fork) {
+    kept::lock_for_fork(moment == Fork::Before);
     mapping::lock_for_fork(moment == Fork::Before);
 }
 
