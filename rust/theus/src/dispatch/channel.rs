@@ -388,12 +388,14 @@ impl Receiver {
     }
 
     /// Waits for a whole frame without taking it: [`try_recv`](Self::try_recv) does. Looks again
-    /// and again for up to `spin` before it blocks, as waking up costs more than a short task.
+    /// and again for up to `spin` before it blocks, as waking up costs more than a short task; not
+    /// on the processor of a peer that polled last, which has to run.
     ///
     /// # Errors
     /// As [`try_recv`](Self::try_recv).
     pub fn wait(&mut self, spin: Duration) -> Result<Wait> {
-        if !spin.is_zero() && self.poll(spin)? {
+        let alone = !self.inbox.as_ref().is_some_and(Inbox::shares_processor);
+        if !spin.is_zero() && alone && self.poll(spin)? {
             return Ok(Wait::Ready);
         }
         self.stop_polling();

@@ -18,6 +18,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::thread::sched_getcpu;
+
 use super::frame::{Frame, decode};
 use crate::error::{Error, Result};
 use crate::mapping::Mapping;
@@ -30,7 +32,7 @@ const WORD_BYTES: usize = 8;
 pub(super) struct Place {
     /// The number of the letter that lies there, or 0; its mark and its length follow.
     letter: usize,
-    /// Whether the receiver looks at `letter`.
+    /// Whether the receiver looks at `letter`; the processor on which it last began to follows.
     polls: usize,
     bytes: usize,
     capacity: usize,
@@ -38,6 +40,7 @@ pub(super) struct Place {
 
 const MARK: usize = 1;
 const LENGTH: usize = 2;
+const PROCESSOR: usize = 1;
 
 pub(super) const TO_WORKER: Place = Place {
     letter: 16,
@@ -108,7 +111,8 @@ impl Place {
         self.empty(words, number)
     }
 
-    fn poll<W: Words>(&self, words: &W) {
+    fn poll<W: Words>(&self, words: &W, processor: u64) {
+        words.store(self.polls + PROCESSOR, processor);
         words.store(self.polls, 1);
     }
 
@@ -116,6 +120,11 @@ impl Place {
     fn stop_polling<W: Words>(&self, words: &W) {
         tell(words, self.polls, 0);
     }
+}
+
+/// The number of the processor this thread runs on, from 1.
+fn processor() -> u64 {
+    sched_getcpu() as u64 + 1
 }
 
 /// The box of the peer.
@@ -171,9 +180,20 @@ impl Inbox {
 
     pub(super) fn poll(&mut self) {
         if !self.polls {
-            self.place.poll(&*self.page);
+            self.place.poll(&*self.page, processor());
             self.polls = true;
         }
+    }
+
+    /// Whether the peer polled on this very processor: who polls then keeps it from running, and
+    /// the kernel leaves both where they are, as none of them ever sleeps.
+    pub(super) fn shares_processor(&self) -> bool {
+        let theirs = if self.place.polls == TO_OWNER.polls {
+            TO_WORKER
+        } else {
+            TO_OWNER
+        };
+        self.page.load(theirs.polls + PROCESSOR) == processor()
     }
 
     /// To be called before this process looks elsewhere, and followed by [`fetch`](Self::fetch).
@@ -235,7 +255,7 @@ mod model {
     const SMALL: Place = Place {
         letter: 0,
         polls: 3,
-        bytes: 4,
+        bytes: 5,
         capacity: 2 * WORD_BYTES,
     };
     const BYTES: [u8; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
@@ -243,8 +263,8 @@ mod model {
     fn all_orders(sender: fn(&Modelled) -> u64, receiver: fn(&Modelled) -> u64, letters: u64) {
         let model = loom::model::Builder::new();
         model.check(move || {
-            let words = Modelled::new(6);
-            SMALL.poll(&words);
+            let words = Modelled::new(7);
+            SMALL.poll(&words, 0);
             let theirs = words.clone();
             let sent = thread::spawn(move || sender(&theirs));
             let fetched = receiver(&words);
