@@ -34,7 +34,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from theus import _theus, deaths, wire
-from theus._theus import Lane
 from theus.driver import Driver
 from theus.errors import (
     CorruptSegmentError,
@@ -45,9 +44,10 @@ from theus.errors import (
     WorkerStartError,
 )
 from theus.interrupts import InterruptsDeferred
-from theus.pool import CORES, WorkerPool
+from theus.pool import WorkerPool
+from theus.shortcuts import SPIN_S, ShortCuts
 from theus.stopping import GRACE_S, Stopping
-from theus.tasks import LoopOutcome, Task
+from theus.tasks import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,8 +55,7 @@ if TYPE_CHECKING:
     from theus._theus import Channel, Segment, Session
     from theus.functions import Reference, References
     from theus.pool import WorkerLimits
-    from theus.state import State
-    from theus.worker_process import WorkerProcess
+    from theus.worker_process import Frame, WorkerProcess
 
 __all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_ITEMS", "CALL_PLAIN", "Dispatcher"]
 
@@ -64,15 +63,12 @@ CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
 _CAUSE_STALE = 2
 
 _MAX_FAILED_STARTS = 3
-_SPIN_S = 60e-6
 _LOOK_S = 50e-3
-_MAX_LANES = 256
 
 _BROKEN = (ProtocolError, CorruptSegmentError, MemoryError)
 """What a frame may raise after which its channel cannot be used."""
 
 Delivery = tuple[Task, bool, Any]
-Frame = tuple[int, tuple[int, ...], list[bytes]]
 
 
 class Dispatcher:
@@ -95,8 +91,8 @@ class Dispatcher:
 
     Attributes
     ----------
-    lanes : dict of callable to Lane
-        Short cuts for functions that were just called.
+    shortcuts : ShortCuts
+        Runs what is short while its caller polls.
     """
 
     def __init__(
@@ -118,10 +114,9 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._failed_starts = 0
         self._closed = False
-        self.lanes: dict[Callable[..., Any], Lane] = {}
-        self._last_call: tuple[Reference, State] | None = None
         self._epoll = select.epoll()
         self._pool = WorkerPool(session, workers, threads, self._epoll, worker_limits=worker_limits)
+        self.shortcuts = ShortCuts(self, self._pool, references, self._numbers, self._pending)
         self._stopping = Stopping(self._pool)
         self._driver = Driver(
             self.pump, self._next_timeout, lambda: bool(self._unattended or self._stopping)
@@ -162,104 +157,11 @@ class Dispatcher:
                 deliveries = self._assign()
             self._deliver(deliveries)
 
-    def call(self, task: Task) -> bool:
-        """Run a task that was measured to be short, while this thread polls for its outcome.
-
-        Not with more busy workers than there are cores for them and this thread.
-
-        Returns
-        -------
-        bool
-            Whether the task is sent; its outcome has been delivered, or will be as that of others.
-            If not, it is to be submitted.
-
-        Notes
-        -----
-        An interrupt finds the queues as they were before, or with the task in one of them: sending
-        it, polling and taking it out are one step.
-        """
-        pool = self._pool
-        if (
-            self._pending
-            or self._closed
-            or pool.limited
-            or pool.estimate(task) > _SPIN_S
-            or not pool.has_core_for(len(pool.busy) + 1)
-        ):
-            return False
-        worker = pool.idle()
-        if worker is None or not worker.ready:
-            return False
-        task.number = next(self._numbers)
-        try:
-            frame = worker.call(task, _SPIN_S)
-            if frame is False:
-                return False
-            if frame is None:
-                self._look_at(worker, task)
-                return True
-            if not self._take(worker, task, frame):
-                return False
-            self._open_lane(worker, task)
-        finally:
-            if self._pending:  # of other threads, which found this worker busy
-                self.pump(0.0)
-        return True
-
     def estimate(self, reference: Reference) -> float:
         """Return how many seconds a task of this function should take; infinity if unknown."""
         return self._pool.duration(reference)
 
-    def adopt(self, task: Task) -> None:
-        """Go on with a task that a lane has sent, and that was not answered in time."""
-        lane = self.lanes.pop(task.reference.function, None)
-        for worker in self._pool:
-            if lane is not None:
-                worker.close_lane(lane)
-            if task in worker.queue:
-                self._look_at(worker, task)
-
-    def _open_lane(self, worker: WorkerProcess, task: Task) -> None:
-        """Let calls of the same function in the same state go by a lane, from the third on."""
-        last, self._last_call = self._last_call, (task.reference, task.state)
-        watched = self._references.watched(task.reference)
-        function = worker.number_of(task)
-        if last != self._last_call or watched is None or function is None:
-            return
-        if len(self.lanes) >= _MAX_LANES:
-            self.lanes.clear()
-            worker.close_lanes()
-        outcome = LoopOutcome()
-
-        def failed(task: Task, frame: Frame) -> Any:
-            self.adopt(task)  # its outcome is used up
-            self._take(worker, task, frame)
-            return outcome.take()
-
-        lane = Lane(
-            channel=worker.channel,
-            queue=worker.queue,
-            pending=self._pending,
-            busy=self._pool.busy,
-            most_busy=CORES - 2,
-            numbers=self._numbers,
-            fields=(task.state.version, function, task.call),
-            state=task.state,
-            function=task.reference.function,
-            code=watched[0],
-            bindings=watched[1],
-            specs=watched[2],
-            path=worker.known_path,
-            failed=failed,
-            limit_s=_SPIN_S,
-            task=Task(
-                task.reference, task.state, call=task.call, inputs=wire.NOTHING, outcome=outcome
-            ),
-        )
-        worker.add_lane(lane)
-        self.lanes[task.reference.function] = lane
-
-    def _look_at(self, worker: WorkerProcess, task: Task) -> None:
+    def look_at(self, worker: WorkerProcess, task: Task) -> None:
         """Look at a worker whose task was sent and not answered, or that broke off its channel."""
         with InterruptsDeferred():
             with self._lock:
@@ -269,7 +171,7 @@ class Dispatcher:
                 deliveries += self._assign()
             self._deliver(deliveries)
 
-    def _take(self, worker: WorkerProcess, task: Task, frame: Frame) -> bool:
+    def take(self, worker: WorkerProcess, task: Task, frame: Frame) -> bool:
         """Deliver the outcome that was polled for; False if the task has to be sent otherwise."""
         kind, fields, attachments = frame
         if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR) or fields[0] != task.number:
@@ -292,22 +194,22 @@ class Dispatcher:
         return True
 
     def _poll_for(self, task: Task) -> None:
-        """Poll for the outcome of a task that was sent, as :meth:`call` does."""
+        """Poll for the outcome of a task that was sent and should be short."""
         pool = self._pool
-        if pool.estimate(task) > _SPIN_S or not pool.has_core_for(len(pool.busy)):
+        if pool.estimate(task) > SPIN_S or not pool.has_core_for(len(pool.busy)):
             return
         deliveries: list[Delivery] = []
         with InterruptsDeferred():
             with self._lock:
                 for worker in self._pool.busy:
-                    if worker.queue[0] is task:
+                    if worker.queue and worker.queue[0] is task:
                         deliveries = self._poll_worker(worker)
                         break
             self._deliver(deliveries)
 
     def _poll_worker(self, worker: WorkerProcess) -> list[Delivery]:
         with contextlib.suppress(EOFError, OSError, *_BROKEN):  # which the next look says again
-            if not worker.channel.poll(_SPIN_S):
+            if not worker.channel.poll(SPIN_S):
                 return []
         return self._attend(worker, worker.channel.fileno(), 0) + self._assign()
 
@@ -359,7 +261,7 @@ class Dispatcher:
         if future.done():
             return
         task = getattr(future, "task", None)
-        if task is not None and (timeout is None or timeout > _SPIN_S):
+        if task is not None and (timeout is None or timeout > SPIN_S):
             self._poll_for(task)
         if not future.done():
             self._driver.drive(future.done, timeout)
@@ -379,7 +281,7 @@ class Dispatcher:
             if self._closed:
                 return
             self._closed = True
-            self.lanes.clear()
+            self.shortcuts.close()
             tasks = list(self._pending)
             workers = self._pool.clear()
             for worker in workers:
@@ -399,7 +301,7 @@ class Dispatcher:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.RLock()
         self._closed = True
-        self.lanes.clear()
+        self.shortcuts.close()
         self._driver.abandon()
         tasks = list(self._pending)
         self._pending.clear()

@@ -278,7 +278,7 @@ class TheusEngine:
         -----
         Cancelling the await stops the process: SIGINT, and SIGKILL 100 ms later.
         """
-        lane = self._dispatcher.lanes.get(fn) if isinstance(fn, FunctionType) else None
+        lane = self._dispatcher.shortcuts.lanes.get(fn) if isinstance(fn, FunctionType) else None
         if lane is None and not contract_of(fn).parallel:
             return await self._execute_here(fn, timeout, inputs)
         message = self._pack(inputs)
@@ -287,12 +287,12 @@ class TheusEngine:
             task = lane.call(self._store.current, message.data)
         if task is MISS:
             task = self._task(fn, CALL_CONTEXT, message, LoopOutcome(), timeout)
-            if not self._dispatcher.call(task):
+            if not self._dispatcher.shortcuts.call(task):
                 self._dispatcher.attach(asyncio.get_running_loop())
                 self._dispatcher.submit(task, attended=True)
         elif isinstance(task, Task):
             task.inputs, task.timeout = message, timeout
-            self._dispatcher.adopt(task)
+            self._dispatcher.shortcuts.adopt(task)
         else:  # the very result
             if self._is_to_give_way():
                 await asyncio.sleep(0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from theus.state import State
     from theus.tasks import Task
 
-__all__ = ["WorkerProcess"]
+__all__ = ["Frame", "WorkerProcess"]
 
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -44,6 +44,9 @@ _EXIT_S = 5.0
 _TRACE_BYTES = 1 << 20
 _SHOWN_BYTES = 8192
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+Frame = tuple[int, tuple[int, ...], list[bytes]]
+"""Kind, fields and attachments."""
+
 _PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
 
 
@@ -133,9 +136,7 @@ class WorkerProcess:
             process_group=0,  # a Ctrl-C in the terminal is the owner's business
         )
 
-    def call(
-        self, task: Task, limit: float
-    ) -> tuple[int, tuple[int, ...], list[bytes]] | Literal[False] | None:
+    def call(self, task: Task, limit: float) -> Frame | Literal[False] | None:
         """Send `task` if nothing has to go before it, and poll for its outcome.
 
         False if something has, or the worker is not idle; else what ``Channel.call`` returns.

@@ -63,7 +63,7 @@ def tasks(tmp_path, monkeypatch):
 async def warm(engine, function, *more):
     """Call it until it goes by a lane, as the engine itself says."""
     deadline = time.monotonic() + 20
-    while function not in engine._dispatcher.lanes:
+    while function not in engine._dispatcher.shortcuts.lanes:
         await engine.execute(function)
         assert time.monotonic() < deadline, "no lane is opened for a short function"
     for other in more:
@@ -252,7 +252,7 @@ def test_what_a_short_task_prints_is_shown_at_once(python, tasks, tmp_path):
         "from theus import TheusEngine\n"
         "async def main():\n"
         "    async with TheusEngine(workers=1) as engine:\n"
-        "        while tasks.moody not in engine._dispatcher.lanes:\n"
+        "        while tasks.moody not in engine._dispatcher.shortcuts.lanes:\n"
         "            await engine.execute(tasks.moody)\n"
         "        await engine.execute(tasks.moody, mood='printing')\n"
         "        await asyncio.sleep(0.2)\n"

@@ -14,6 +14,7 @@ from samples import US, per_s
 # The first tasks of a turn find everybody asleep, after the others' turns.
 _WARMING = 3
 _FLOOR = "floor: blocking socket pair"
+_CHUNK = 256
 
 
 def groups(scale):
@@ -45,11 +46,24 @@ def groups(scale):
         def mapped():
             return list(it.engine.map(nothing_with, range(together)))
 
+        async def gathered():
+            await asyncio.gather(*[it.engine.execute(nothing) for _ in range(together)])
+
         return lambda: {
             "no-op": asyncio.run(executed()),
             ("no-op", "theus, submit().result()"): no_ops(lambda: it.call(tasks.nothing)),
             "in-flight": in_flight(it),
+            ("in-flight", "theus, execute and gather"): [timed(lambda: asyncio.run(gathered()))],
             ("in-flight", "theus, map"): [timed(mapped)],
+        }
+
+    def executor(it):
+        def mapped():
+            return list(it.pool.map(tasks.echo, range(together), chunksize=_CHUNK))
+
+        return lambda: {
+            **plain(it)(),
+            ("in-flight", f"ProcessPoolExecutor, map, {_CHUNK} a chunk"): [timed(mapped)],
         }
 
     def ray(it):
@@ -80,8 +94,9 @@ def groups(scale):
         contestant(_FLOOR, floor),
         *(
             contestant(name, with_peer(name, plain, CORES))
-            for name in ("ProcessPoolExecutor", "joblib", "Dask")
+            for name in ("joblib", "Dask")
         ),
+        contestant("ProcessPoolExecutor", with_peer("ProcessPoolExecutor", executor, CORES)),
         contestant("Ray", with_peer("Ray", ray, CORES)),
     ]
     yield Group("dispatch", rows, who, scale.rounds(5))

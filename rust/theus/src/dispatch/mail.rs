@@ -245,6 +245,36 @@ impl Inbox {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_places_are_those_of_the_schema() {
+        let schema: Value =
+            serde_json::from_str(include_str!("../../../../schemas/control.json")).unwrap();
+        let named = [("to_worker", TO_WORKER), ("to_owner", TO_OWNER)];
+        let places = schema["boxes"]["places"].as_array().unwrap();
+        assert_eq!(places.len(), named.len());
+        for (place, (name, known)) in places.iter().zip(named) {
+            assert_eq!(place["name"], name);
+            for (field, word) in [
+                ("letter", known.letter),
+                ("mark", known.letter + MARK),
+                ("length", known.letter + LENGTH),
+                ("polls", known.polls),
+                ("processor", known.polls + PROCESSOR),
+                ("frame", known.bytes),
+            ] {
+                assert_eq!(place[field], word * WORD_BYTES, "{name} {field}");
+            }
+            assert_eq!(place["frame_bytes"], known.capacity);
+        }
+    }
+}
+
 #[cfg(all(test, feature = "loom"))]
 mod model {
     use loom::thread;
