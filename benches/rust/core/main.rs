@@ -1,0 +1,22 @@
+//! Times of the core's operations, each that copies nothing beside one that copies.
+
+use criterion::Criterion;
+
+mod catalog;
+#[path = "../common.rs"]
+mod common;
+mod frames;
+mod fresh;
+mod sweep;
+mod tables;
+mod tensors;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    frames::measure(&mut criterion);
+    tensors::measure(&mut criterion);
+    tables::measure(&mut criterion);
+    catalog::measure(&mut criterion);
+    sweep::measure(&mut criterion);
+    criterion.final_summary();
+}
