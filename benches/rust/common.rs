@@ -5,7 +5,6 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use theus::Session;
 use theus::dispatch::Channel;
-use theus::layout::tensor::{ElementType, Order, TensorSpec};
 
 /// A TASK's integers and its pickle, of about the size that a call with a few values has.
 pub(crate) const TASK: [u64; 4] = [7, 3, 2, 0];
@@ -28,10 +27,6 @@ pub(crate) fn put(session: &Session, name: &str, batch: &RecordBatch) {
     session
         .put(name, batch.schema(), [Ok(batch.clone())])
         .unwrap();
-}
-
-pub(crate) fn bytes_spec(length: u64) -> TensorSpec {
-    TensorSpec::dense("tensor", ElementType::U8, &[length], Order::C).unwrap()
 }
 
 /// A session of as many entries, all of them small.

@@ -25,9 +25,9 @@ pub(crate) fn time<T>(
         while left > 0 && kept.len() < each {
             let name = kept.len().to_string();
             let start = Instant::now();
-            let made = black_box(make(&session, &name));
+            let result = black_box(make(&session, &name));
             taken += start.elapsed();
-            kept.push(made);
+            kept.push(result);
             left -= 1;
         }
     }

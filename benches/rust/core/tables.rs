@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::hint::black_box;
-use std::time::Duration;
 
 use arrow::array::RecordBatch;
 use arrow_ipc::reader::FileReader;
@@ -28,18 +27,17 @@ fn write(criterion: &mut Criterion, columns: u32, batch: &RecordBatch) {
     let mut group = criterion.benchmark_group(format!("put a table of {columns} columns"));
     group.throughput(Throughput::Bytes(bytes as u64));
     group.sample_size(20);
-    group.warm_up_time(Duration::from_secs(1));
     group.bench_function("first", |bencher| {
         bencher.iter_custom(|times| {
             fresh::time(times, bytes, |session, name| put(session, name, batch))
         });
     });
+    let session = Session::create(Config::default()).unwrap();
     group.bench_function("repeat", |bencher| {
-        let session = Session::create(Config::default()).unwrap();
         bencher.iter(|| put(&session, "table", batch));
     });
+    let mut file = Vec::new();
     group.bench_function("arrow-ipc into private memory", |bencher| {
-        let mut file = Vec::new();
         bencher.iter(|| {
             file.clear();
             let mut writer = FileWriter::try_new(&mut file, &batch.schema()).unwrap();

@@ -3,12 +3,11 @@
 use std::fs;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode, Throughput};
+use theus::layout::tensor::{ElementType, Order, TensorSpec};
 use theus::{Config, Segment, Session};
 
-use crate::common::bytes_spec;
 use crate::fresh;
 
 const SIZES: [(&str, usize); 3] = [
@@ -30,8 +29,9 @@ fn make(criterion: &mut Criterion, name: &str, data: &[u8]) {
     group.throughput(Throughput::Bytes(data.len() as u64));
     group.sample_size(10);
     group.sampling_mode(SamplingMode::Flat);
-    group.warm_up_time(Duration::from_secs(1));
     let items = data.len() as u64;
+    // For all samples, of which the first makes it warm.
+    let session = Session::create(Config::default()).unwrap();
     let alloc = |session: &Session, name: &str| {
         let tensor = session.alloc_tensor::<u8>(name, &[items]).unwrap();
         tensor.publish().unwrap()
@@ -40,7 +40,6 @@ fn make(criterion: &mut Criterion, name: &str, data: &[u8]) {
         bencher.iter_custom(|times| fresh::time(times, data.len(), alloc));
     });
     group.bench_function("alloc and publish, repeat", |bencher| {
-        let session = Session::create(Config::default()).unwrap();
         bencher.iter(|| alloc(&session, "tensor"));
     });
     group.bench_function("put, first", |bencher| {
@@ -48,14 +47,13 @@ fn make(criterion: &mut Criterion, name: &str, data: &[u8]) {
             .iter_custom(|times| fresh::time(times, data.len(), |session, _| put(session, data)));
     });
     group.bench_function("put, repeat", |bencher| {
-        let session = Session::create(Config::default()).unwrap();
         bencher.iter(|| put(&session, data));
     });
     group.bench_function("memcpy into new memory", |bencher| {
         bencher.iter_with_large_drop(|| black_box(data).to_vec());
     });
+    let mut target = data.to_vec();
     group.bench_function("memcpy into warm memory", |bencher| {
-        let mut target = data.to_vec();
         bencher.iter(|| black_box(&mut target).copy_from_slice(black_box(data)));
     });
     group.finish();
@@ -82,8 +80,8 @@ fn attach(criterion: &mut Criterion, name: &str, data: &[u8]) {
 }
 
 fn put(session: &Session, data: &[u8]) -> Arc<Segment> {
-    let spec = bytes_spec(data.len() as u64);
-    let segment = session.create_tensor(spec, Some(data)).unwrap();
+    let spec = TensorSpec::dense("tensor", ElementType::U8, &[data.len() as u64], Order::C);
+    let segment = session.create_tensor(spec.unwrap(), Some(data)).unwrap();
     session.publish(&segment).unwrap();
     segment
 }
