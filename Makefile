@@ -97,7 +97,7 @@ valgrind: build ## the binding in valgrind; errors in our own code fail
 
 lint: build ## formatting, lints and types; warnings fail
 	cargo fmt --check
-	cargo clippy --workspace --all-targets --features theus/loom -- -D warnings
+	cargo clippy --workspace --all-targets --features theus/loom,theus/criterion -- -D warnings
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/pyright
@@ -113,10 +113,10 @@ $(FLOOR): $(VENV)/.built rust/theus/examples/floor.rs
 	touch $@
 
 # The binding stands here so that the core is built with the features that its package has.
-CARGO_BENCH := cargo bench --quiet --package theus-benches --package theus-python
+CARGO_BENCH := cargo bench --quiet --package theus --package theus-python
 
 bench-rust: ## times of the core alone (criterion), ONLY=put for those of that name
-	$(CARGO_BENCH) --bench core -- $(if $(ONLY),"$(ONLY)")
+	$(CARGO_BENCH) --features theus/criterion --bench core -- $(if $(ONLY),"$(ONLY)")
 
 instructions: ## instructions of the core against what they were, RENEW=1 to keep the new ones (valgrind)
 	$(CARGO_BENCH) --bench instructions -- $(if $(RENEW),--renew)
@@ -125,7 +125,7 @@ instructions: ## instructions of the core against what they were, RENEW=1 to kee
 ifdef SMOKE
 bench: build $(FLOOR) ## peers side by side; SMOKE=1 for a short run, README=1 to show the figures there
 	THEUS_FLOOR=$(FLOOR) $(BIN)/python benches/python/run.py --smoke
-	$(CARGO_BENCH) --bench core -- --test --quiet
+	$(CARGO_BENCH) --features theus/criterion --bench core -- --test --quiet
 	$(CARGO_BENCH) --bench instructions
 else
 bench: bench-env $(FLOOR)

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 
-const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/instructions.json");
+const FILE: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../benches/rust/instructions.json"
+);
 
 /// By how much a count may differ, in percent. Compilers and dependencies move counts, by less.
 const TOLERANCE: u64 = 10;
