@@ -12,7 +12,7 @@ export PYO3_PYTHON := $(BIN)/python
 export VIRTUAL_ENV := $(CURDIR)/$(VENV)
 
 .DEFAULT_GOAL := help
-.PHONY: bench-env help kill-points demo build test test-rust test-python model fuzz fuzz-worker asan tsan valgrind lint bench docs clean
+.PHONY: bench-env bench-rust instructions help kill-points demo build test test-rust test-python model fuzz fuzz-worker asan tsan valgrind lint bench docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,7 +97,7 @@ valgrind: build ## the binding in valgrind; errors in our own code fail
 
 lint: build ## formatting, lints and types; warnings fail
 	cargo fmt --check
-	cargo clippy --workspace --all-targets --features theus/loom -- -D warnings
+	cargo clippy --workspace --all-targets --features theus/loom,theus/criterion -- -D warnings
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/pyright
@@ -112,10 +112,21 @@ $(FLOOR): $(VENV)/.built rust/theus/examples/floor.rs
 	cargo build --quiet --release --package theus --package theus-python --example floor
 	touch $@
 
+# The binding stands here so that the core is built with the features that its package has.
+CARGO_BENCH := cargo bench --quiet --package theus --package theus-python
+
+bench-rust: ## times of the core alone (criterion), ONLY=put for those of that name
+	$(CARGO_BENCH) --features theus/criterion --bench core -- $(if $(ONLY),"$(ONLY)")
+
+instructions: ## instructions of the core against what they were, RENEW=1 to keep the new ones (valgrind)
+	$(CARGO_BENCH) --bench instructions -- $(if $(RENEW),--renew)
+
 # A short run needs no peers but those that .venv has: Ray and Dask are hundreds of megabytes.
 ifdef SMOKE
 bench: build $(FLOOR) ## peers side by side; SMOKE=1 for a short run, README=1 to show the figures there
 	THEUS_FLOOR=$(FLOOR) $(BIN)/python benches/python/run.py --smoke
+	$(CARGO_BENCH) --features theus/criterion --bench core -- --test --quiet
+	$(CARGO_BENCH) --bench instructions
 else
 bench: bench-env $(FLOOR)
 	THEUS_FLOOR=$(FLOOR) $(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY) --into $(TARGET)/bench)
