@@ -112,9 +112,7 @@ class _Lying:
     def __contains__(self, name: str) -> bool:
         return name in self._counts
 
-    def changed(
-        self, gone: Iterable[_Attachment | None], come: Iterable[_Attachment]
-    ) -> _Lying:
+    def changed(self, gone: Iterable[_Attachment | None], come: Iterable[_Attachment]) -> _Lying:
         """Return those of another state, without some entries and with others."""
         counts: dict[str, int] = {}
         steps = [(entry, -1) for entry in gone if entry] + [(entry, 1) for entry in come]

@@ -234,9 +234,7 @@ class WorkerProcess:
         for message in sent.values:
             self._send_parts(message.parts)
         pickles = (message.data for message in sent.values)
-        self._send(
-            _theus.KIND_STATE, (state.version,), (sent.entries, sent.domain_keys, *pickles)
-        )
+        self._send(_theus.KIND_STATE, (state.version,), (sent.entries, sent.domain_keys, *pickles))
         # Only now: the state may have been told by what differs from one of these.
         in_flight = {task.state.version for task in self.queue}
         for version in self._states - in_flight:
