@@ -84,6 +84,16 @@ def figure(
     return made, axes
 
 
+def panels(title: str, count: int, *, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with so many pairs of axes, two in a row."""
+    made = Figure(figsize=size)
+    made.suptitle(title, x=0.01, ha="left", color=INK, fontsize=13, fontweight="bold")
+    axes = made.subplots((count + 1) // 2, 2).flatten()
+    for spare in axes[count:]:
+        spare.remove()
+    return made, list(axes[:count])
+
+
 def colour(name: str, number: int = 0) -> str:
     """Return a contestant's own colour, by the first word of its name, or else the number-th."""
     return COLOURS.get(_first_word(name), OTHERS[number % len(OTHERS)])

@@ -9,6 +9,21 @@ from samples import size_name
 
 _LONGEST_BARS = 1e5
 
+# What is counted across each panel, and its curves: the part of the rows' keys, and what it is.
+_PANELS = {
+    "workers": {"workers": "no-op"},
+    "entries": {
+        "entries": "no-op",
+        "changed": "no-op in the next version",
+        "put": "put of 128 B",
+        "freed": "free",
+    },
+    "bytes of an entry": {"size-cold": "first look", "size-warm": "next look"},
+    "columns of a table": {"columns-cold": "first look", "columns-warm": "next look"},
+    "dead segments": {"sweep": "sweep", "sweep-each": "each"},
+}
+_STYLES = ["-", "--", ":", "-."]
+
 
 def draw(result: Result, place: Path) -> list[Path]:
     with charts.styled():
@@ -18,6 +33,7 @@ def draw(result: Result, place: Path) -> list[Path]:
         )
         kinds = {"attach-cold-": "cold", "attach-warm-": "warm"}
         written += _by_size(result, place / "attach", "An array attached", kinds, "seen")
+        written += _scale(result, place / "scale")
     return written
 
 
@@ -83,6 +99,42 @@ def _by_size(
     axes.minorticks_off()
     figure.legend(loc="outside right center")
     return charts.save(figure, stem)
+
+
+def _scale(result: Result, stem: Path) -> list[Path]:
+    """Draw a panel for each thing that costs may grow with."""
+    if not any(row.key.startswith("scale-") for row in result.rows.values()):
+        return []
+    figure, panels = charts.panels("What costs grow with", len(_PANELS), size=(10, 11))
+    for axes, (across, kinds) in zip(panels, _PANELS.items(), strict=True):
+        curves: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        for row in result.rows.values():
+            prefix, _, point = row.key.rpartition("-")
+            kind = kinds.get(prefix.removeprefix("scale-")) if prefix else None
+            if kind is not None and row.key.startswith("scale-"):
+                _collect(row, int(point), kind, curves)
+        for (who, kind), points in curves.items():
+            places, costs = zip(*sorted(points), strict=True)
+            style = _STYLES[list(kinds.values()).index(kind)]
+            name = who.partition(":")[0]
+            charts.line(
+                axes, places, [cost * 1e6 for cost in costs], f"{name}, {kind}", linestyle=style
+            )
+        axes.set(xlabel=across, ylabel="us", xscale="log", yscale="log")
+        axes.set_ylim(*_widened(axes.get_ylim()))
+        named = size_name if across.startswith("bytes") else "{:,}".format
+        places = sorted({place for points in curves.values() for place, _ in points})
+        axes.set_xticks(places, [named(place) for place in places])
+        axes.minorticks_off()
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=9)
+    return charts.save(figure, stem)
+
+
+def _widened(limits: tuple[float, float]) -> tuple[float, float]:
+    """Return limits a hundredfold apart at least, so that what is flat looks flat."""
+    low, high = limits
+    missing = max(1.0, 100 / (high / low)) ** 0.5
+    return low / missing, high * missing
 
 
 def _collect(row: RowResult, size: int, kind: str, curves) -> None:

@@ -65,6 +65,8 @@ def markdown(result: Result) -> str:
         lines += [f"## {row.title}", "", *_table(row), ""]
     for name, title in (("payload", "Values sent with a task"), ("attach", "Time to attach")):
         lines += _picture(name, title)
+    if any(key.startswith("scale-") for key in result.rows):
+        lines += _picture("scale", "What costs grow with")
     return "\n".join(lines).rstrip() + "\n"
 
 

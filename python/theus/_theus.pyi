@@ -338,7 +338,7 @@ def open_segment(name_or_path: str) -> Segment:
     """Map a published segment read-only, by name or by path; structure is always checked."""
 
 def attach_segment(name: str) -> Segment:
-    """As `open_segment`, of a name that is promised to last: unmapped when nobody looks for long."""
+    """As `open_segment`, of a name that lasts: it is unmapped if nobody looks for long."""
 
 def locate(address: int, length: int) -> tuple[str, int, int] | None:
     """(segment name, offset, mapped length) if the bytes lie in a segment mapped in this process.

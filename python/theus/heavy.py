@@ -45,9 +45,6 @@ class _Watched(ref[_theus.Segment]):
         made.number = segment.number
         return made
 
-    def __init__(self, segment: Segment, gone: Callable[[_Watched], None]) -> None:
-        super().__init__(segment, gone)
-
 
 class HeavyStats(TypedDict):
     """What :meth:`HeavyZone.stats` reports; sizes are bytes of shared memory."""

@@ -1,4 +1,4 @@
-"""Which keys the last versions of a state changed, so that a worker is told what it does not know."""
+"""Which keys the last versions of a state changed: a worker is told what it does not know."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class History:
         everything: int,
     ) -> None:
         """Note what `version` changed, None being what it removed; it has `everything` keys."""
-        step = tuple({key: v is not None for key, v in keys.items()} for keys in (domain, heavy))
+        step = _step(domain), _step(heavy)
         with self._lock:
             self._steps[version] = step
             self._length += _length(step)
@@ -76,6 +76,10 @@ class History:
         if domain_changes is None or heavy_changes is None:
             return None
         return domain_changes, heavy_changes
+
+
+def _step(keys: Mapping[str, object]) -> _Step:
+    return {key: value is not None for key, value in keys.items()}
 
 
 def _length(step: tuple[_Step, _Step]) -> int:

@@ -35,8 +35,11 @@ def changed(old: Mapping[str, V], changes: Mapping[str, V | None]) -> Mapping[st
     Mapping
         Immutable. It iterates in the order in which keys came in, as a dict does.
     """
+    if not changes:
+        return old
     if not isinstance(old, _Many) and len(old) + len(changes) <= _MANY:
-        return MappingProxyType(_merge(dict(old), changes))
+        items: Any = old
+        return MappingProxyType(_merge(items.copy(), changes))
     many = old if isinstance(old, _Many) else _Many.of(old)
     found = many.changed(changes)
     return MappingProxyType(dict(found)) if len(found) < _FEW else found
