@@ -222,11 +222,13 @@ def test_a_callback_that_ends_the_program_costs_nobody_else_a_result(python):
         HEAD + "def leave(_):\n    raise SystemExit(3)\n"
         "for n in range(5):\n    engine.submit(double, n=n).result(20)\n"
         "gate = engine.submit(nap, seconds=0.2)\n"
-        "futures = [engine.submit(double, n=n) for n in range(40)]\n"
+        "futures = [engine.submit(nap, seconds=0.1)]  # not done before it has its callback\n"
         "futures[0].add_done_callback(leave)\n"
+        "futures += [engine.submit(double, n=n) for n in range(1, 40)]\n"
         "time.sleep(0.3)  # so that one step finds many results\n"
         "try:\n    futures[-1].result(20)\n"
         "except SystemExit:\n    pass  # or it was raised in the helper's thread\n"
-        "assert [future.result(20) for future in futures] == [2 * n for n in range(40)]\n" + AFTER
+        "assert futures[0].result(20) == 0.1\n"
+        "assert [f.result(20) for f in futures[1:]] == [2 * n for n in range(1, 40)]\n" + AFTER
     )
     assert done.stdout.split() == ["works"]

@@ -19,84 +19,92 @@ _CHUNK = 256
 
 def groups(scale):
     alone, together = scale.of(200, 10), scale.of(10_000, 100)
-
-    def no_ops(call):
-        return [timed(call) for _ in range(alone + _WARMING)][_WARMING:]
-
-    def in_flight(it):
-        return [timed(lambda: it.calls(tasks.nothing, [()] * together))]
-
-    def plain(it):
-        return lambda: {
-            "no-op": no_ops(lambda: it.call(tasks.nothing)),
-            "in-flight": in_flight(it),
-        }
-
-    def ours(it):
-        from peers.theus import nothing, nothing_with
-
-        async def executed():
-            costs = []
-            for _ in range(alone + _WARMING):
-                start = time.perf_counter()
-                await it.engine.execute(nothing)
-                costs.append(time.perf_counter() - start)
-            return costs[_WARMING:]
-
-        def mapped():
-            return list(it.engine.map(nothing_with, range(together)))
-
-        async def gathered():
-            await asyncio.gather(*[it.engine.execute(nothing) for _ in range(together)])
-
-        return lambda: {
-            "no-op": asyncio.run(executed()),
-            ("no-op", "theus, submit().result()"): no_ops(lambda: it.call(tasks.nothing)),
-            "in-flight": in_flight(it),
-            ("in-flight", "theus, execute and gather"): [timed(lambda: asyncio.run(gathered()))],
-            ("in-flight", "theus, map"): [timed(mapped)],
-        }
-
-    def executor(it):
-        def mapped():
-            return list(it.pool.map(tasks.echo, range(together), chunksize=_CHUNK))
-
-        return lambda: {
-            **plain(it)(),
-            ("in-flight", f"ProcessPoolExecutor, map, {_CHUNK} a chunk"): [timed(mapped)],
-        }
-
-    def ray(it):
-        return lambda: {
-            **plain(it)(),
-            ("no-op", "Ray, tasks"): no_ops(lambda: it.task(tasks.nothing)),
-        }
-
-    @contextmanager
-    def floor():
-        with (
-            floors.ping_pong() as trip,
-            floors.pipelined(1) as trips,
-            floors.pipelined(128) as batched,
-        ):
-            yield lambda: {
-                "no-op": no_ops(trip),
-                "in-flight": [timed(lambda: trips(together))],
-                ("in-flight", f"{_FLOOR}, 128 in a write"): [timed(lambda: batched(together))],
-            }
-
     rows = [
         Row("no-op", "no-op, one at a time", US),
         Row("in-flight", f"{together:,} no-ops in flight", per_s(together)),
     ]
+
+    def costs(turn):
+        return lambda it: lambda: turn(it, alone, together)
+
     who = [
-        contestant(OURS, with_peer(OURS, ours, CORES)),
-        contestant(_FLOOR, floor),
+        contestant(OURS, with_peer(OURS, costs(_ours), CORES)),
+        contestant(_FLOOR, lambda: _floor(alone, together)),
         *(
-            contestant(name, with_peer(name, plain, CORES))
-            for name in ("joblib", "Dask")
+            contestant(name, with_peer(name, costs(turn), CORES))
+            for name, turn in [
+                ("ProcessPoolExecutor", _executor),
+                ("joblib", _plain),
+                ("Dask", _plain),
+                ("Ray", _ray),
+            ]
         ),
-        contestant("ProcessPoolExecutor", with_peer("ProcessPoolExecutor", executor, CORES)),
-        contestant("Ray", with_peer("Ray", ray, CORES)),
     ]
     yield Group("dispatch", rows, who, scale.rounds(5))
+
+
+def _no_ops(call, alone):
+    return [timed(call) for _ in range(alone + _WARMING)][_WARMING:]
+
+
+def _plain(it, alone, together):
+    return {
+        "no-op": _no_ops(lambda: it.call(tasks.nothing), alone),
+        "in-flight": [timed(lambda: it.calls(tasks.nothing, [()] * together))],
+    }
+
+
+def _executor(it, alone, together):
+    def mapped():
+        return list(it.pool.map(tasks.echo, range(together), chunksize=_CHUNK))
+
+    name = f"ProcessPoolExecutor, map by {_CHUNK}"
+    return {**_plain(it, alone, together), ("in-flight", name): [timed(mapped)]}
+
+
+def _ray(it, alone, together):
+    tasks_s = _no_ops(lambda: it.task(tasks.nothing), alone)
+    return {**_plain(it, alone, together), ("no-op", "Ray, tasks"): tasks_s}
+
+
+def _ours(it, alone, together):
+    from peers.theus import nothing, nothing_with
+
+    execute = it.engine.execute
+
+    async def executed():
+        costs = []
+        for _ in range(alone + _WARMING):
+            start = time.perf_counter()
+            await execute(nothing)
+            costs.append(time.perf_counter() - start)
+        return costs[_WARMING:]
+
+    async def gathered():
+        await asyncio.gather(*[execute(nothing) for _ in range(together)])
+
+    def mapped():
+        return list(it.engine.map(nothing_with, range(together)))
+
+    others = _plain(it, alone, together)
+    return {
+        "no-op": asyncio.run(executed()),
+        ("no-op", "theus, submit().result()"): others["no-op"],
+        "in-flight": others["in-flight"],
+        ("in-flight", "theus, execute and gather"): [timed(lambda: asyncio.run(gathered()))],
+        ("in-flight", "theus, map"): [timed(mapped)],
+    }
+
+
+@contextmanager
+def _floor(alone, together):
+    with (
+        floors.ping_pong() as trip,
+        floors.pipelined(1) as trips,
+        floors.pipelined(128) as batched,
+    ):
+        yield lambda: {
+            "no-op": _no_ops(trip, alone),
+            "in-flight": [timed(lambda: trips(together))],
+            ("in-flight", f"{_FLOOR}, 128 in a write"): [timed(lambda: batched(together))],
+        }
