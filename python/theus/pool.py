@@ -90,8 +90,9 @@ class WorkerPool:
         self._epoll = epoll
         self._workers: list[WorkerProcess] = []
         self._by_descriptor: dict[int, WorkerProcess] = {}
-        self._durations: dict[bytes, float] = {}
+        self._durations: dict[int, float] = {}
         self._leaving: set[int] = set()
+        self._retiring = 0
         self._worker_limits = worker_limits
         self.limited = worker_limits != WorkerLimits()
         self.busy: set[WorkerProcess] = set()
@@ -122,7 +123,7 @@ class WorkerPool:
         worker = self.idle()
         if worker is not None:
             return worker
-        if sum(not worker.retiring for worker in self._workers) < self._limit:
+        if len(self._workers) - self._retiring < self._limit:
             return self._start()
         wanted = self.estimate(task)
         if wanted >= _SHORT_S:
@@ -146,7 +147,7 @@ class WorkerPool:
 
     def duration(self, reference: Reference) -> float:
         """Return how many seconds a call of this function takes, if that is known."""
-        return self._durations.get(reference.definition, _UNKNOWN_S)
+        return self._durations.get(hash(reference.definition), _UNKNOWN_S)
 
     def has_core_for(self, workers: int) -> bool:
         """Whether this thread can poll while so many workers run, without taking one's core."""
@@ -171,6 +172,7 @@ class WorkerPool:
         if (limits.tasks is not None and worker.finished >= limits.tasks) or (
             limits.rss is not None and worker.anonymous_bytes() > limits.rss
         ):
+            self._retiring += not worker.retiring
             worker.retiring = True
         if worker.retiring and not worker.queue:
             with suppress(OSError, EOFError):  # it is gone already
@@ -191,7 +193,7 @@ class WorkerPool:
         """Note how many seconds a task of this function ran."""
         duration /= task.weight
         # One long run is enough to stop queueing behind it.
-        key = task.reference.definition
+        key = hash(task.reference.definition)  # not the definition, which may be large
         known = 0.9 * self._durations.get(key, 0.0)
         if len(self._durations) >= _MAX_MEASURED:
             self._durations.clear()
@@ -212,6 +214,7 @@ class WorkerPool:
         self.busy.discard(worker)
         if worker in self._workers:
             self._workers.remove(worker)
+            self._retiring -= worker.retiring
         for descriptor in (worker.channel.fileno(), worker.pidfd):
             if self._by_descriptor.pop(descriptor, None) is not None:
                 self._epoll.unregister(descriptor)
@@ -225,6 +228,7 @@ class WorkerPool:
         """Forget all workers, and return them."""
         workers = list(self)
         self._workers.clear()
+        self._retiring = 0
         self._by_descriptor.clear()
         self.busy.clear()
         self.hurried.clear()
