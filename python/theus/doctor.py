@@ -231,11 +231,11 @@ def check_limits(root: Path) -> Iterator[Finding]:
 
 
 def check_mappings(root: Path) -> Finding:
-    """Look at how many mappings a process may have: one for each entry that it holds."""
+    """Look at how many mappings a process may have: one for each entry that it looks at."""
     text = _read(root / "proc/sys/vm/max_map_count")
     if text is None:
         return Finding("warning", "mappings", "vm.max_map_count cannot be read")
-    message = f"vm.max_map_count {text}: each entry that a process holds takes one mapping"
+    message = f"vm.max_map_count {text}: each entry that a process looks at takes one"
     if int(text) < _DEFAULT_MAPPINGS:
         advice = "sysctl -w vm.max_map_count=1048576"
         return Finding("warning", "mappings", message, int(text), advice)

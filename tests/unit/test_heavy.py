@@ -194,3 +194,22 @@ def test_arrays_over_four_gibibytes(engine):
     engine.heavy.seal("big")
     last = engine.submit(lambda ctx: (ctx.heavy["big"][-2:].tolist(), ctx.heavy["big"].nbytes))
     assert last.result() == ([0, 7], items)
+
+
+def test_a_missing_entry_is_said_with_some_of_those_there_are(engine):
+    engine.compare_and_swap(0, heavy={f"e{number}": np.arange(2) for number in range(25)})
+    with pytest.raises(theus.EntryNotFoundError, match=r"'e0', .*'e19' and 5 others\. What was"):
+        engine.heavy["nobody"]
+
+
+def test_free_takes_an_entry_away_under_all_its_names_and_no_other(engine):
+    engine.heavy.put("x", np.arange(6))
+    view = engine.heavy["x"][2:4]
+    swap = engine.compare_and_swap
+    swap(engine.state.version, heavy={"same": engine.heavy["x"], "part": view})
+    engine.heavy.put("y", np.arange(3))
+    engine.heavy.free("same")
+    assert list(engine.heavy) == ["part", "y"]
+    assert engine.heavy["part"].tolist() == [2, 3]
+    engine.heavy.free("part")
+    assert list(engine.heavy) == ["y"]
