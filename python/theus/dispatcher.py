@@ -64,6 +64,10 @@ _CAUSE_STALE = 2
 
 _MAX_FAILED_STARTS = 3
 _LOOK_S = 50e-3
+_SUBMITTED = 64
+"""How many submitted tasks may wait until who submits more makes a step itself."""
+
+_NOTHING_ARRIVED: tuple[None, tuple[()], None] = (None, (), None)
 
 _BROKEN = (ProtocolError, CorruptSegmentError, MemoryError)
 """What a frame may raise after which its channel cannot be used."""
@@ -139,13 +143,15 @@ class Dispatcher:
                 msg = "the engine is closed: make a new TheusEngine to run tasks"
                 raise SessionClosedError(msg)
             task.number = next(self._numbers)
-            first = not self._pending
+            waiting = len(self._pending)
             self._pending.append(task)
             if not attended:
                 self._unattended.add(task.number)
                 self._stopping.watch(task)
-        if first:  # else who moves the others forward comes to it
+        if not waiting:
             self._assign_first()
+        elif waiting % _SUBMITTED == 0:  # else who moves the others forward comes to it
+            self.pump(0.0)
         if not attended:
             self._driver.want_helper()
             if task.deadline is not None:
@@ -324,6 +330,7 @@ class Dispatcher:
             events = self._epoll.poll(timeout)
         except ValueError:  # closed in a forked child
             return
+        self._driver.steps += 1
         deliveries: list[Delivery] = []
         with InterruptsDeferred():
             with self._lock:
@@ -348,7 +355,7 @@ class Dispatcher:
                 worker.wants_write = not worker.channel.flush()
                 self._pool.watch_writes(worker)
             while (frame := worker.channel.try_recv()) is not None:
-                deliveries += self._on_frame(worker, *frame)
+                self._on_frame(worker, frame, deliveries)
         except (EOFError, OSError):
             gone = True
         except _BROKEN as error:
@@ -357,37 +364,41 @@ class Dispatcher:
             deliveries += self._bury(worker)
         return deliveries
 
-    def _on_frame(
-        self, worker: WorkerProcess, kind: int, fields: tuple[int, ...], attachments: list[bytes]
-    ) -> list[Delivery]:
+    def _on_frame(self, worker: WorkerProcess, frame: Frame, deliveries: list[Delivery]) -> None:
+        kind, fields, attachments = frame
         if kind in (_theus.KIND_HELLO, _theus.KIND_PARTS, _theus.KIND_OUTPUT):
             self._prepare(worker, kind, fields)
-            return []
+            return
         if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR):
             msg = f"frames of kind {kind} go from the owner to a worker"
             raise ProtocolError(msg)
-        parts, outputs, refused = worker.take_arrived()
-        if not worker.queue or worker.queue[0].number != fields[0]:
+        arrived = worker.take_arrived()
+        queue = worker.queue
+        if not queue or queue[0].number != fields[0]:
             msg = f"it answered task {fields[0]}, which is not the one it runs"
             raise ProtocolError(msg)
         task = worker.take_ended()
-        if worker.queue and worker.queue[0].done:
+        if queue and queue[0].done:
             # Withdrawn while it waited behind this one: the worker may have begun it.
-            self._stopping.interrupt(worker, worker.queue[0])
+            self._stopping.interrupt(worker, queue[0])
         self._pool.note_finished(worker, task, fields[1] / 1e9)
+        parts, outputs, refused = arrived or _NOTHING_ARRIVED
         if refused is not None:
-            return [(task, False, refused)]
-        if kind == _theus.KIND_RESULT:
-            return [(task, True, wire.Message(attachments[0], parts, outputs=outputs))]
-        if fields[2] == _CAUSE_STALE and not task.done:
+            deliveries.append((task, False, refused))
+        elif kind == _theus.KIND_RESULT:
+            data = attachments[0]
+            message = wire.Message(data, parts, outputs=outputs) if arrived else data
+            deliveries.append((task, True, message))
+        elif fields[2] == _CAUSE_STALE and not task.done:
             try:
                 task.reference = self._references.send_by_value(task.reference.function)
             except UnpicklableError as error:
-                return [(task, False, error)]
-            self._pending.appendleft(task)
-            return []
-        message = wire.Message(attachments[0], parts, outputs=outputs)
-        return [(task, False, (message, attachments[1]))]
+                deliveries.append((task, False, error))
+            else:
+                self._pending.appendleft(task)
+        else:
+            message = wire.Message(attachments[0], parts, outputs=outputs)
+            deliveries.append((task, False, (message, attachments[1])))
 
     def _prepare(self, worker: WorkerProcess, kind: int, fields: tuple[int, ...]) -> None:
         """Take what comes before a worker's results."""
@@ -435,7 +446,8 @@ class Dispatcher:
     def _forget(self, task: Task) -> None:
         task.done = True
         self._unattended.discard(task.number)
-        self._stopping.forget(task)
+        if task.deadline is not None:
+            self._stopping.forget(task)
 
     # --- workers ---
 
@@ -502,7 +514,7 @@ class Dispatcher:
         with contextlib.suppress(EOFError, OSError):
             try:
                 while not broken and (frame := worker.channel.try_recv()) is not None:
-                    deliveries += self._on_frame(worker, *frame)
+                    self._on_frame(worker, frame, deliveries)
             except _BROKEN as error:
                 broken = error
         if broken is not None:

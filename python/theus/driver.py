@@ -40,6 +40,8 @@ class Driver:
 
     Attributes
     ----------
+    steps : int
+        How many were made, by whomever.
     wake : int
         A descriptor that becomes readable when the leader should look again at what it does.
     """
@@ -53,6 +55,7 @@ class Driver:
         self._step = step
         self._next_timeout = next_timeout
         self._unattended = unattended
+        self.steps = 0
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         finalize(self, os.close, self.wake)
         self._closed = False
@@ -205,10 +208,11 @@ class Driver:
                 self._help_sleeps = True
                 self._help_wanted.wait_for(wanted)
                 self._help_sleeps = False
+            steps = self.steps
             time.sleep(patience)
             if idle():
                 patience = min(2 * patience, _PATIENCE_S)
-            else:
+            elif self.steps == steps:  # who submits many makes steps meanwhile
                 patience = _LINGER_S
                 self._lead(idle, None, self._helper_bell)
 

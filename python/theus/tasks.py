@@ -9,6 +9,8 @@ import time
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from theus.futures import LateFuture
+
 if TYPE_CHECKING:
     from theus.errors import WorkerDiedError
     from theus.functions import Reference
@@ -97,7 +99,7 @@ class Driver(Protocol):
         ...
 
 
-class TaskFuture(Future[T]):
+class TaskFuture(LateFuture[T]):
     """The future of ``engine.submit``: waiting for it moves the tasks forward.
 
     Unlike the standard library's futures, cancelling one stops its task even when it is running
@@ -155,11 +157,12 @@ class TaskFuture(Future[T]):
             return self.set_running_or_notify_cancel()
         return False
 
-    def resolve(self, value: object) -> None:
+    def resolve(self, value: Any) -> None:
         """See :class:`Outcome`."""
         # The two refer to each other, and large results must not wait for the garbage collector.
         self.task = None
-        self._settle(self.set_result, value)
+        if not self.settle(value):
+            self._settle(self.set_result, value)
 
     def fail(self, error: BaseException) -> None:
         """See :class:`Outcome`."""

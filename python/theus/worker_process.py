@@ -211,9 +211,11 @@ class WorkerProcess:
                 self._forget_function(reference.identity)
         return task
 
-    def take_arrived(self) -> tuple[Transient | None, list[Segment], Exception | None]:
-        """Return what came for the result that is here, and make room for the next one's."""
+    def take_arrived(self) -> tuple[Transient | None, list[Segment], Exception | None] | None:
+        """Return what came for the result that is here, if something did; make room for more."""
         arrived = self.parts, self.outputs, self.refused
+        if arrived == (None, [], None):
+            return None
         self.parts, self.outputs, self.refused = None, [], None
         return arrived
 
