@@ -31,6 +31,9 @@ const LOOK: Duration = Duration::from_millis(5);
 /// How much a reserve leaves free for others.
 const LEFT_BYTES: u64 = 64 << 20;
 
+/// For how long nothing is made for who has just taken what was ready, and writes it now.
+const REST: Duration = Duration::from_millis(200);
+
 /// A reserve is made by a thread that gives way to all others.
 const NICE: i32 = 19;
 
@@ -52,6 +55,8 @@ struct State {
     making: u64,
     /// The length of the last segment for which there was nothing.
     missed: Option<u64>,
+    /// When somebody last took something.
+    taken: Option<Instant>,
     keeper: bool,
     /// No room for a reserve was found, since when no segment was made or freed.
     full: bool,
@@ -64,12 +69,18 @@ struct Kept {
     since: Instant,
     /// Whether the kernel has said that nobody has it.
     proven: bool,
+    /// Whether its pages are in place.
+    settled: bool,
 }
 
 impl State {
+    /// What is there, and what is being made.
     fn bytes(&self) -> u64 {
-        let bytes: u64 = self.spares.iter().map(|kept| kept.spare.length()).sum();
-        bytes + self.making
+        self.ready() + self.making
+    }
+
+    fn ready(&self) -> u64 {
+        self.spares.iter().map(|kept| kept.spare.length()).sum()
     }
 
     /// Takes out the oldest until no more than `most` bytes are left, and room for one more; to be
@@ -110,6 +121,29 @@ impl State {
         dropped
     }
 
+    /// Puts a few pages in place of one that nobody has; whether there may be more. Takes out what
+    /// cannot be kept.
+    fn settle(&mut self, dropped: &mut Vec<Kept>) -> bool {
+        let unsettled = |kept: &Kept| kept.proven && !kept.settled;
+        let Some(index) = self.spares.iter().position(unsettled) else {
+            return false;
+        };
+        let kept = &mut self.spares[index];
+        // Who comes now finds no segment, or the bytes of none.
+        let settled = kept.spare.is_still_unused().then(|| kept.spare.settle());
+        match settled {
+            Some(Ok(more)) => kept.settled = !more,
+            Some(Err(_)) | None => dropped.extend(self.spares.remove(index)),
+        }
+        true
+    }
+
+    /// How long what is lacking is not made yet.
+    fn rest(&self, now: Instant) -> Option<Duration> {
+        let rest = (self.taken? + REST).saturating_duration_since(now);
+        (!rest.is_zero()).then_some(rest)
+    }
+
     /// When to look again.
     fn next_look(&self, now: Instant, reserve: u64) -> Option<Duration> {
         if self.spares.iter().any(|kept| !kept.proven) {
@@ -118,7 +152,7 @@ impl State {
         let used = self.spares.iter().filter(|kept| kept.spare.was_used());
         let over = used.filter(|kept| self.bytes() - kept.spare.length() >= reserve);
         let ends = over.map(|kept| (kept.since + KEPT).saturating_duration_since(now));
-        ends.min()
+        ends.chain(self.rest(now)).min()
     }
 }
 
@@ -145,7 +179,7 @@ impl Pool {
     /// The bytes that wait for segments.
     pub(crate) fn bytes(&self) -> u64 {
         if self.is_ours() {
-            self.state().bytes()
+            self.state().ready()
         } else {
             0
         }
@@ -184,6 +218,7 @@ impl Pool {
             spare,
             since,
             proven,
+            settled: false,
         });
         state.full = false;
         self.wake_keeper(&mut state);
@@ -207,6 +242,8 @@ impl Pool {
         if self.reserve > 0 {
             if found.is_none() {
                 state.missed = Some(length);
+            } else {
+                state.taken = Some(Instant::now());
             }
             state.full = false;
             self.wake_keeper(&mut state);
@@ -305,13 +342,14 @@ impl Pool {
                 return;
             }
             let asked = self.budget.asked();
-            let dropped = if asked > answered {
+            let mut dropped = if asked > answered {
                 state.full = true;
                 state.shrink(0)
             } else {
                 state.expire(Instant::now(), self.reserve)
             };
-            let lacking = self.lacking(&mut state);
+            let settling = state.settle(&mut dropped);
+            let lacking = self.lacking(&mut state).filter(|_| !settling);
             state.making = lacking.unwrap_or(0);
             self.budget.set_ready(state.bytes());
             let look = state.next_look(Instant::now(), self.reserve);
@@ -323,6 +361,8 @@ impl Pool {
             }
             match lacking {
                 Some(length) => self.make(length, asked),
+                // Others may have it now.
+                None if settling => thread::yield_now(),
                 None => self.budget.wait(bell, look),
             }
         }
@@ -339,6 +379,7 @@ impl Pool {
                 spare,
                 since: Instant::now(),
                 proven: true,
+                settled: true,
             }),
             _ => state.full = true,
         }
@@ -348,7 +389,8 @@ impl Pool {
     /// How long a spare the reserve lacks. A large one is cut to make one of the length that was
     /// missed.
     fn lacking(&self, state: &mut State) -> Option<u64> {
-        if state.full || self.reserve < Spare::LEAST_BYTES {
+        let resting = state.rest(Instant::now()).is_some();
+        if state.full || resting || self.reserve < Spare::LEAST_BYTES {
             return None;
         }
         let missed = state.missed.filter(|missed| *missed < self.reserve);
