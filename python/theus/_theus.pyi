@@ -433,6 +433,9 @@ class Channel:
     def try_recv(self) -> tuple[int, tuple[int, ...], list[bytes]] | None:
         """The next whole frame, or None. Raises EOFError when the peer closed its end."""
 
+    def has_more(self) -> bool:
+        """Whether something has arrived that is not taken yet."""
+
     def recv(self, spin_s: float = 0.0) -> tuple[int, tuple[int, ...], list[bytes]]:
         """Wait for a frame without the GIL, polling for up to ``spin_s`` before blocking.
 

@@ -29,6 +29,7 @@ from theus.entry import view_entry
 from theus.errors import ProtocolError, RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
 from theus.outputs import TaskHeavy
+from theus.prefetch import look_ahead
 from theus.table import TablePart
 
 __all__ = ["main"]
@@ -149,6 +150,7 @@ class Worker:
         messages = map(self._message, attachments[2:])
         domain = _LazyDomain(dict(zip(keys, messages, strict=True)))
         self._states[fields[0]] = (domain, heavy, names)
+        look_ahead(names - self._segments.keys(), self._attach, self._channel.has_more)
 
     def _forget_state(self, version: int) -> None:
         self._states.pop(version, None)

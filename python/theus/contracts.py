@@ -7,7 +7,6 @@ are parameters of the function are passed as arguments as well, so ``def f(ctx, 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import operator
@@ -180,7 +179,11 @@ def call_with_item(fn: Callable[..., Any], ctx: object, item: object) -> Any:
 
 def finish(result: Any) -> Any:
     """Run a coroutine that a process returned to its end; anything else is returned as it is."""
-    return asyncio.run(_await(result)) if inspect.isawaitable(result) else result
+    if not inspect.isawaitable(result):
+        return result
+    import asyncio  # noqa: PLC0415 - only coroutines need it, and it takes as long as a small task
+
+    return asyncio.run(_await(result))
 
 
 async def _await(awaitable: Any) -> Any:

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from theus._theus import Channel, Segment, Session
     from theus.functions import References
     from theus.pool import WorkerLimits
+    from theus.state import State
     from theus.worker_process import WorkerProcess
 
 __all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_PLAIN", "Dispatcher"]
@@ -62,6 +63,7 @@ CALL_CONTEXT, CALL_ITEM, CALL_PLAIN = range(3)
 _CAUSE_STALE = 2
 
 _MAX_FAILED_STARTS = 3
+_ANNOUNCED = 4
 _SPIN_S = 60e-6
 
 _BROKEN = (ProtocolError, CorruptSegmentError, MemoryError)
@@ -106,6 +108,7 @@ class Dispatcher:
         self._released: deque[int] = deque()
         self._unattended: set[int] = set()
         self._numbers = 0
+        self._announced = self._announced_at = 0
         self._failed_starts = 0
         self._closed = False
         self._epoll = select.epoll()
@@ -144,6 +147,38 @@ class Dispatcher:
                 self._driver.want_helper()
                 if task.deadline is not None:
                     self._driver.poke()
+
+    def warm_up(self) -> None:
+        """Have the workers start beside the caller: there will be work for them."""
+        threading.Thread(target=self._start_workers, name="theus-warm-up", daemon=True).start()
+
+    def _start_workers(self) -> None:
+        more = True
+        while more:
+            with self._lock, contextlib.suppress(OSError):  # tasks say so, if there are any
+                more = False
+                more = not self._closed and self._pool.warm_up()
+
+    def announce(self, state: State) -> None:
+        """Let a few workers that have nothing to do see `state` before a task needs it.
+
+        A few times between two tasks: where one entry after the other is put, and none looked at,
+        nobody gains by it.
+        """
+        if not self._lock.acquire(blocking=False):  # whoever has it gives them something to do
+            return
+        try:
+            if self._numbers != self._announced_at:
+                self._announced_at, self._announced = self._numbers, 0
+            self._announced += 1
+            if self._announced > _ANNOUNCED:
+                return
+            for worker in self._pool.idle():
+                with contextlib.suppress(OSError, EOFError):  # a worker that has just died
+                    worker.announce(state)
+                    self._pool.watch_writes(worker)
+        finally:
+            self._lock.release()
 
     def spin(self, task: Task) -> None:
         """Poll for the outcome of a task measured to be short, for less than a wake-up takes.

@@ -121,6 +121,23 @@ class WorkerPool:
                 best, least = worker, backlog
         return best
 
+    def idle(self) -> list[WorkerProcess]:
+        """Return the workers that get the next tasks, no more than there are cores."""
+        return [worker for worker in self if not worker.queue][:_CORES]
+
+    def warm_up(self) -> bool:
+        """Start one more of the workers that there are cores for; False if they all run.
+
+        Raises
+        ------
+        OSError
+            If a worker cannot be started.
+        """
+        if sum(not worker.retiring for worker in self) >= min(self._limit, _CORES):
+            return False
+        self._start()
+        return True
+
     def _room(self, worker: WorkerProcess) -> int:
         tasks = self._worker_limits.tasks
         return _MAX_QUEUE if tasks is None else min(_MAX_QUEUE, tasks - worker.finished)

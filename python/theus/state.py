@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FrozenDomain", "State", "StateStore"]
 
+_FEW = 64
+_SMALL_BYTES = 64 << 10
+
 
 class FrozenDomain(Mapping[str, Any]):
     """The domain of one state. Each access returns a copy, unpickled anew."""
@@ -87,6 +90,15 @@ class State:
     def heavy(self) -> HeavyView:
         """The heavy entries, as a read-only mapping of views."""
         return HeavyView(self.entries)
+
+    def is_small(self) -> bool:
+        """Whether sending it costs next to nothing, so that it may be sent in vain."""
+        if len(self.entries) + len(self.frozen) > _FEW:
+            return False
+        messages = self.frozen.values()
+        return all(m.parts is None for m in messages) and (
+            sum(len(m.data) for m in messages) <= _SMALL_BYTES
+        )
 
     def descriptors(self) -> bytes:
         """Return the entries' descriptors, encoded once."""

@@ -141,6 +141,12 @@ class WorkerProcess:
         )
         self.queue.append(task)
 
+    def announce(self, state: State) -> None:
+        """Send `state` ahead of any task, if the worker has nothing to do and it is small."""
+        resting = self.ready and not (self.queue or self.retiring or self.wants_write)
+        if resting and state.is_small():
+            self._send_state(state)
+
     def take_ended(self) -> Task:
         """Return the task whose outcome is here, and let go of a large function after its last."""
         task = self.queue.popleft()

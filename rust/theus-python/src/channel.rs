@@ -132,6 +132,13 @@ impl Channel {
         optional(py, frame)
     }
 
+    /// Whether something has arrived that is not taken yet.
+    fn has_more(&self, py: Python<'_>) -> PyResult<bool> {
+        open(&mut *lock(py, &self.receiver))?
+            .has_more()
+            .map_err(|error| to_py(py, error))
+    }
+
     /// Wait for a frame without the GIL, polling for up to `spin_s` before blocking.
     #[pyo3(signature = (spin_s = 0.0))]
     fn recv<'py>(&self, py: Python<'py>, spin_s: f64) -> PyResult<PyFrame<'py>> {

@@ -313,6 +313,14 @@ impl Receiver {
         Ok(Wait::Ready)
     }
 
+    /// Whether something has arrived that is not taken yet, a part of a frame or its peer's end too.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the kernel does not say.
+    pub fn has_more(&self) -> Result<bool> {
+        Ok(self.incoming.has_begun() || self.socket.is_readable()?)
+    }
+
     /// Reads once. True if there may be more to read at once.
     fn fill(&mut self) -> Result<bool> {
         // All whole frames have been handed out.

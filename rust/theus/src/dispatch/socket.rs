@@ -7,7 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -165,6 +165,16 @@ impl Socket {
             Ok(_) => Ok(Wait::Ready),
             Err(Errno::INTR) => Ok(Wait::Interrupted),
             Err(errno) => Err(failed("waiting for the channel's peer", errno)),
+        }
+    }
+
+    /// Whether a read would bring something, the peer's end too.
+    pub(super) fn is_readable(&self) -> Result<bool> {
+        let now = Timespec::default();
+        match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&now)) {
+            Ok(count) => Ok(count > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(failed("looking at the channel", errno)),
         }
     }
 
