@@ -22,6 +22,14 @@ const KEPT: Duration = Duration::from_secs(10);
 /// How long a freed segment's pages wait for those who have it mapped still.
 const AWAITED: Duration = Duration::from_secs(1);
 
+/// Workers are told of a free, and let go within this time, if at all soon.
+const LET_GO_WITHIN: Duration = Duration::from_millis(100);
+
+/// How long the next segment waits for that: a tenth of what fresh pages take, and no longer than that.
+const BYTES_WAITED_A_NS: u64 = 24;
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_micros(20);
+
 /// How many there are at most: each takes a descriptor.
 const MOST_SPARES: usize = 32;
 
@@ -71,6 +79,12 @@ struct Kept {
     proven: bool,
     /// Whether its pages are in place.
     settled: bool,
+}
+
+/// Whether the pages are about as many as a segment of `length` needs.
+fn fits(kept: &Kept, length: u64) -> bool {
+    let found = kept.spare.length();
+    found >= length - length / 4 && found / 2 <= length
 }
 
 impl State {
@@ -237,8 +251,7 @@ impl Pool {
         if !self.is_ours() || length < Spare::LEAST_BYTES {
             return Ok(None);
         }
-        let mut state = self.state();
-        let found = Self::choose(&mut state, length);
+        let (mut state, found) = self.choose_in_time(length);
         if self.reserve > 0 {
             if found.is_none() {
                 state.missed = Some(length);
@@ -258,16 +271,33 @@ impl Pool {
         spare.into_draft(name, access).map(Some)
     }
 
+    /// As [`choose`](Self::choose), after waiting for those who are about to let go, for a part of the
+    /// time that other pages would take.
+    fn choose_in_time(&self, length: u64) -> (MutexGuard<'_, State>, Option<Spare>) {
+        let start = Instant::now();
+        let patience = Duration::from_nanos(length / BYTES_WAITED_A_NS).min(LONGEST_WAIT);
+        loop {
+            let mut state = self.state();
+            let found = Self::choose(&mut state, length);
+            let now = Instant::now();
+            let let_go_soon = |kept: &Kept| {
+                !kept.proven && fits(kept, length) && now.duration_since(kept.since) < LET_GO_WITHIN
+            };
+            let waits = now.duration_since(start) < patience;
+            if found.is_some() || !waits || !state.spares.iter().any(let_go_soon) {
+                return (state, found);
+            }
+            drop(state);
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     /// The one of the next length that nobody has. Others than those that fit would cost more, in
     /// pages made or lost, than they save.
     fn choose(state: &mut State, length: u64) -> Option<Spare> {
         loop {
-            let fits = |kept: &Kept| {
-                let found = kept.spare.length();
-                found >= length - length / 4 && found / 2 <= length
-            };
             let mut fitting: Vec<usize> = (0..state.spares.len())
-                .filter(|&index| fits(&state.spares[index]))
+                .filter(|&index| fits(&state.spares[index], length))
                 .collect();
             fitting.sort_by_key(|&index| state.spares[index].spare.length().abs_diff(length));
             let index = fitting.into_iter().find(|&index| {
