@@ -13,37 +13,42 @@
 500.0
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from theus._theus import __version__
-from theus.array import ShmArray
-from theus.context import ParallelContext, ProcessContext
-from theus.contracts import process
-from theus.copies import CopyRecord, copy_report, zero_copy
-from theus.engine import TheusEngine
-from theus.errors import (
-    CopyRequiredError,
-    CorruptSegmentError,
-    DescriptorLimitError,
-    EntryNotFoundError,
-    HeavyZoneFullError,
-    MappingLimitError,
-    PoisonTaskError,
-    ProtocolError,
-    RemoteError,
-    SegmentNotFoundError,
-    SessionClosedError,
-    SpillDirectoryError,
-    StaleSegmentError,
-    StateConflictError,
-    TheusError,
-    UnpicklableError,
-    UnpublishedError,
-    UnsupportedDtypeError,
-    WorkerDiedError,
-    WorkerStartError,
-)
-from theus.segments import SessionInfo, sessions, sweep
-from theus.segments import open_segment as open  # noqa: A004 - read as theus.open
-from theus.state import State
+
+if TYPE_CHECKING:
+    from theus.array import ShmArray
+    from theus.context import ParallelContext, ProcessContext
+    from theus.contracts import process
+    from theus.copies import CopyRecord, copy_report, zero_copy
+    from theus.engine import TheusEngine
+    from theus.errors import (
+        CopyRequiredError,
+        CorruptSegmentError,
+        DescriptorLimitError,
+        EntryNotFoundError,
+        HeavyZoneFullError,
+        MappingLimitError,
+        PoisonTaskError,
+        ProtocolError,
+        RemoteError,
+        SegmentNotFoundError,
+        SessionClosedError,
+        SpillDirectoryError,
+        StaleSegmentError,
+        StateConflictError,
+        TheusError,
+        UnpicklableError,
+        UnpublishedError,
+        UnsupportedDtypeError,
+        WorkerDiedError,
+        WorkerStartError,
+    )
+    from theus.segments import SessionInfo, sessions, sweep
+    from theus.segments import open_segment as open  # noqa: A004 - read as theus.open
+    from theus.state import State
 
 __all__ = [
     "CopyRecord",
@@ -81,3 +86,56 @@ __all__ = [
     "sweep",
     "zero_copy",
 ]
+
+# Where each lies. A module is imported when something of it is first asked for: a worker, which is
+# started by way of this package too, needs few of them.
+_PLACES = {
+    "CopyRecord": "copies",
+    "CopyRequiredError": "errors",
+    "CorruptSegmentError": "errors",
+    "DescriptorLimitError": "errors",
+    "EntryNotFoundError": "errors",
+    "HeavyZoneFullError": "errors",
+    "MappingLimitError": "errors",
+    "ParallelContext": "context",
+    "PoisonTaskError": "errors",
+    "ProcessContext": "context",
+    "ProtocolError": "errors",
+    "RemoteError": "errors",
+    "SegmentNotFoundError": "errors",
+    "SessionClosedError": "errors",
+    "SessionInfo": "segments",
+    "ShmArray": "array",
+    "SpillDirectoryError": "errors",
+    "StaleSegmentError": "errors",
+    "State": "state",
+    "StateConflictError": "errors",
+    "TheusEngine": "engine",
+    "TheusError": "errors",
+    "UnpicklableError": "errors",
+    "UnpublishedError": "errors",
+    "UnsupportedDtypeError": "errors",
+    "WorkerDiedError": "errors",
+    "WorkerStartError": "errors",
+    "copy_report": "copies",
+    "open": "segments.open_segment",
+    "process": "contracts",
+    "sessions": "segments",
+    "sweep": "segments",
+    "zero_copy": "copies",
+}
+
+
+def __getattr__(name: str) -> Any:
+    place = _PLACES.get(name)
+    if place is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    module, _, attribute = place.partition(".")
+    value = getattr(import_module(f"{__name__}.{module}"), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

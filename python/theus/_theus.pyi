@@ -449,6 +449,9 @@ class Channel:
     def try_recv(self) -> tuple[int, tuple[int, ...], list[bytes]] | None:
         """The next whole frame, or None. Raises EOFError when the peer closed its end."""
 
+    def has_more(self) -> bool:
+        """Whether something has arrived that is not taken yet."""
+
     def recv(self, spin_s: float = 0.0) -> tuple[int, tuple[int, ...], list[bytes]]:
         """Wait for a frame without the GIL, polling for up to ``spin_s`` before blocking.
 
@@ -465,6 +468,7 @@ class Channel:
         fields: tuple[int, int, int, int],
         inputs: bytes,
         limit_s: float,
+        epoch: int,
     ) -> tuple[int, tuple[int, ...], list[bytes]] | Literal[False] | None:
         """Send the TASK frame of these fields if ``queue`` is empty, and poll for its outcome.
 
@@ -476,8 +480,16 @@ class Channel:
         tuple, None or False
             A frame; ``task`` is out of the queue if it is its outcome. None if there is no answer
             yet, or not one that can be taken without the socket: to be looked at as if the socket
-            had news. False if the queue was not empty.
+            had news. False, and nothing was sent, if the queue is not empty, the channel in use, or
+            its ``epoch`` not the one that the fields were looked up in.
         """
+
+    @property
+    def epoch(self) -> int:
+        """What has to be the same between looking up what the peer knows and sending by it."""
+
+    def renew(self) -> None:
+        """Begin another epoch: the peer is about to be told to forget something."""
 
     @property
     def sent_bytes(self) -> int: ...
@@ -527,6 +539,8 @@ class Lane:
         How long an outcome is polled for.
     task
         What stands in the queue.
+    epoch
+        The channel's, of the moment in which the worker was seen to know state and function.
     """
 
     def __new__(
@@ -547,6 +561,7 @@ class Lane:
         failed: Callable[..., Any],
         limit_s: float,
         task: object,
+        epoch: int,
     ) -> Lane: ...
     def call(self, state: object, inputs: bytes) -> Any:
         """Run the function in a worker that polls, and poll for the outcome: the result.
@@ -554,9 +569,6 @@ class Lane:
         ``MISS`` if nothing was sent, since something is not as it was. The task if it is sent and
         its outcome comes as that of others; the lane is closed then.
         """
-
-    def close(self) -> None:
-        """End it: the worker forgets its function or state, or ends."""
 
 @final
 class Calls:

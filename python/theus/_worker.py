@@ -30,6 +30,7 @@ from theus.entry import view_entry
 from theus.errors import ProtocolError, RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
 from theus.persistent import changed
+from theus.prefetch import look_ahead
 from theus.table import TablePart
 
 if TYPE_CHECKING:
@@ -205,6 +206,8 @@ class Worker:
         domain = domain.changed(dict.fromkeys(keys["removed"]))
         domain = domain.changed(dict(zip(keys["set"], messages, strict=True)))
         self._states[fields[0]] = (domain, heavy, lying)
+        new = {entry.name for entry in come.values()} - self._segments.keys()
+        look_ahead(new, self._attach, self._channel.has_more)
 
     def _forget_state(self, version: int) -> None:
         self._states.pop(version, None)

@@ -7,7 +7,6 @@ are parameters of the function are passed as arguments as well, so ``def f(ctx, 
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import operator
@@ -199,6 +198,8 @@ def finish(result: Any) -> Any:
     """Run a coroutine that a process returned to its end; anything else is returned as it is."""
     if type(result) in _NO_COROUTINES or not inspect.isawaitable(result):
         return result
+    import asyncio  # noqa: PLC0415 - only coroutines need it, and it takes as long as a small task
+
     return asyncio.run(_await(result))
 
 

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from theus._theus import Channel, Segment, Session
     from theus.functions import Reference, References
     from theus.pool import WorkerLimits
+    from theus.state import State
     from theus.worker_process import Frame, WorkerProcess
 
 __all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_ITEMS", "CALL_PLAIN", "Dispatcher"]
@@ -63,6 +64,7 @@ CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
 _CAUSE_STALE = 2
 
 _MAX_FAILED_STARTS = 3
+_ANNOUNCED = 4
 _LOOK_S = 50e-3
 _SUBMITTED = 64
 """How many submitted tasks may wait until who submits more makes a step itself."""
@@ -116,6 +118,7 @@ class Dispatcher:
         self._released: deque[int] = deque()
         self._unattended: set[int] = set()
         self._numbers = itertools.count(1)
+        self._announced = self._announced_at = 0
         self._failed_starts = 0
         self._closed = False
         self._epoll = select.epoll()
@@ -166,6 +169,39 @@ class Dispatcher:
     def estimate(self, reference: Reference) -> float:
         """Return how many seconds a task of this function should take; infinity if unknown."""
         return self._pool.duration(reference)
+
+    def warm_up(self) -> None:
+        """Have the workers start beside the caller: there will be work for them."""
+        threading.Thread(target=self._start_workers, name="theus-warm-up", daemon=True).start()
+
+    def _start_workers(self) -> None:
+        more = True
+        while more:
+            with self._lock, contextlib.suppress(OSError):  # tasks say so, if there are any
+                more = False
+                more = not self._closed and self._pool.warm_up()
+
+    def announce(self, state: State) -> None:
+        """Let a few workers that have nothing to do see `state` before a task needs it.
+
+        A few times between two tasks: where one entry after the other is put, and none looked at,
+        nobody gains by it.
+        """
+        if not self._lock.acquire(blocking=False):  # whoever has it gives them something to do
+            return
+        try:
+            before, self._announced_at = self._announced_at, next(self._numbers)
+            # Tasks are numbered too.
+            self._announced = self._announced + 1 if self._announced_at == before + 1 else 1
+            if self._announced > _ANNOUNCED:
+                return
+            for worker in self._pool.resting():
+                with contextlib.suppress(OSError, EOFError):  # a worker that has just died
+                    worker.announce(state)
+                    self._pool.watch_writes(worker)
+        finally:
+            self._lock.release()
+
 
     def look_at(self, worker: WorkerProcess, task: Task) -> None:
         """Look at a worker whose task was sent and not answered, or that broke off its channel."""

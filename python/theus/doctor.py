@@ -25,6 +25,13 @@ _FEW_DESCRIPTORS = 512
 _DEFAULT_MAPPINGS = 65_530
 _KERNEL = (5, 3)  # the first one with pidfd_open
 
+_HUGE_VARIABLE = "THEUS_HUGE_PAGES"
+_HUGE_ADVICE = {
+    "absent": "nothing needs huge pages; a kernel with transparent ones, 6.1 or later, has them",
+    "deny": "nothing needs them; to try: echo never > "
+    "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
+}
+
 _SYSTEM_FOLDERS = ("etc", "run", "usr/local/lib", "usr/lib")
 
 
@@ -152,22 +159,21 @@ def check_control_group(root: Path) -> Finding:
 
 
 def check_huge_pages(root: Path) -> Finding:
-    """Look at whether ``/dev/shm`` may have huge pages, which are faster to fault in."""
+    """Look at whether segments may have huge pages, which are made, mapped and freed faster.
+
+    Theus asks for them one by one, which every policy but ``deny`` allows.
+    """
     text = _read(root / "sys/kernel/mm/transparent_hugepage/shmem_enabled") or ""
     chosen = re.search(r"\[(\w+)\]", text)
     policy = chosen[1] if chosen else "absent"
     _, options = _mount_of(SHARED_MEMORY, root)
     mount = next((option[5:] for option in options if option.startswith("huge=")), "never")
     value = f"huge={mount}, shmem_enabled={policy}"
-    if policy == "force" or (policy != "deny" and mount != "never"):
-        return Finding("ok", "huge-pages", f"{SHARED_MEMORY} may have huge pages ({value})", value)
-    return Finding(
-        "ok",
-        "huge-pages",
-        f"{SHARED_MEMORY} has no huge pages ({value})",
-        value,
-        "nothing needs them; to try: mount -o remount,huge=within_size /dev/shm",
-    )
+    if policy in {"absent", "deny"}:
+        message = f"large segments have small pages only ({value})"
+        return Finding("ok", "huge-pages", message, value, _HUGE_ADVICE[policy])
+    message = f"large segments ask for huge pages ({value}), unless {_HUGE_VARIABLE}=never"
+    return Finding("ok", "huge-pages", message, value)
 
 
 def check_remove_ipc(root: Path, user: int) -> Finding:

@@ -54,7 +54,7 @@ class TheusEngine:
         The first domain state. Values are pickled, so later changes to them do not show.
     workers : int, optional
         How many worker processes at most. The default is the number of cores this process may use.
-        They start when there is work for them.
+        They start when there is work for them, or while the first large entry is written.
     heavy_limit : int, optional
         How many bytes of shared memory the heavy zone may reserve; what older snapshots and running
         tasks still hold counts. The default is what the machine has.
@@ -92,6 +92,7 @@ class TheusEngine:
 
     The environment variable ``THEUS_BACKEND`` chooses how shared memory is made: ``linux``, the
     default, or ``portable``, which reserves nothing, so that full memory can end a process.
+    ``THEUS_HUGE_PAGES=never`` has no huge pages asked for.
 
     Examples
     --------
@@ -143,6 +144,8 @@ class TheusEngine:
             worker_limits=WorkerLimits(max_tasks_per_worker, max_worker_rss),
         )
         self._heavy.released = self._dispatcher.release
+        self._heavy.grown = self._dispatcher.warm_up
+        self._heavy.published = self._dispatcher.announce
         self._workers = count
         self._gave_way = 0.0
         self._finalizer = finalize(

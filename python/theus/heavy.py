@@ -32,6 +32,9 @@ __all__ = ["HeavyStats", "HeavyZone"]
 
 Array = np.ndarray[Any, Any]
 
+_MAPPED_BYTES = 1 << 20
+_LARGE_BYTES = 64 << 20  # writing as many takes a good part of the time that a worker's start does
+
 
 class _Watched(ref[_theus.Segment]):
     """A reference that knows whose it was."""
@@ -83,6 +86,8 @@ class HeavyZone(FrameViews):
         self._session = session
         self._store = store
         self.released: Callable[[int], None] | None = None
+        self.grown: Callable[[], None] | None = None
+        self.published: Callable[[State], None] | None = None
         self._drafts: dict[str, Draft] = {}
         self._watched: dict[int, _Watched] = {}
 
@@ -142,6 +147,7 @@ class HeavyZone(FrameViews):
         """
         create = self._session.create_tensor
         segment = tensor.allocate(create, name, shape, dtype, order, mutable=mutable)
+        self._expect_tasks(segment.length_bytes)
         self._watch(segment)
         entry = Entry(name, segment)
         written = view_segment(segment)
@@ -180,6 +186,7 @@ class HeavyZone(FrameViews):
         """
         schema = check_schema(name, schema, num_rows)
         segment = self._session.alloc_table(name, schema, num_rows)
+        self._expect_tasks(segment.length_bytes)
         self._watch(segment)
         entry = Entry(name, segment)
         table = TableDraft(name, schema, num_rows, segment, lambda: self._seal_table(table))
@@ -226,6 +233,7 @@ class HeavyZone(FrameViews):
         copied besides is in :func:`theus.copy_report`: dictionaries that differ between chunks,
         pandas values that are Python objects.
         """
+        self._expect_tasks(getattr(obj, "nbytes", 0))
         entry = Entry(name, self._copy_in(name, obj, views=views))
         with self._store.lock:
             self._publish({name: entry})
@@ -410,6 +418,13 @@ class HeavyZone(FrameViews):
     def _only_drafts(self) -> list[str]:
         return [name for name in self._drafts if name not in self._store.current.entries]
 
+    def _expect_tasks(self, nbytes: object) -> None:
+        """Have the workers start while the first large entry is written."""
+        grown = self.grown
+        if grown is not None and isinstance(nbytes, int) and nbytes >= _LARGE_BYTES:
+            self.grown = None
+            grown()
+
     def _watch(self, segment: Segment) -> None:
         self._watched[segment.number] = _Watched(segment, self._gone)
         array.attached[segment.name] = segment
@@ -434,7 +449,11 @@ class HeavyZone(FrameViews):
                 if entry is not None:
                     self._seal(entry)
 
-        return self._store.commit(domain or {}, entries, base=base, strict=strict, publish=publish)
+        commit = self._store.commit
+        state = commit(domain or {}, entries, base=base, strict=strict, publish=publish)
+        if self.published is not None and any(map(_is_worth_mapping, entries.values())):
+            self.published(state)
+        return state
 
     def _seal(self, entry: Entry) -> None:
         segment = entry.segment
@@ -514,6 +533,11 @@ class HeavyZone(FrameViews):
     def _draft_of(self, value: Array) -> Draft | None:
         low, _ = np.lib.array_utils.byte_bounds(value)
         return next((d for d in self._drafts.values() if d.holds(low)), None)
+
+
+def _is_worth_mapping(entry: Entry | None) -> bool:
+    """Whether a task that looks at the entry gains much by finding it mapped."""
+    return entry is not None and entry.segment.length_bytes >= _MAPPED_BYTES
 
 
 def _same(value: Array, whole: Array, *, moved: bool = False) -> bool:

@@ -134,6 +134,23 @@ class WorkerPool:
                 best, least = worker, worker.backlog_s
         return best
 
+    def resting(self) -> list[WorkerProcess]:
+        """Return the workers that get the next tasks, no more than there are cores."""
+        return [worker for worker in self._workers if not worker.queue][:CORES]
+
+    def warm_up(self) -> bool:
+        """Start one more of the workers that there are cores for; False if they all run.
+
+        Raises
+        ------
+        OSError
+            If a worker cannot be started.
+        """
+        if len(self._workers) - self._retiring >= min(self._limit, CORES):
+            return False
+        self._start()
+        return True
+
     def _room(self, worker: WorkerProcess) -> int:
         if worker.retiring:
             return 0
@@ -209,6 +226,7 @@ class WorkerPool:
 
     def remove(self, worker: WorkerProcess) -> None:
         """Forget a worker that is gone, but for its seat: see :meth:`vacate`."""
+        worker.channel.renew()  # nobody calls it any more: what it has is settled next
         self._leaving.add(worker.seat)
         self.hurried.discard(worker)
         self.busy.discard(worker)
@@ -227,6 +245,8 @@ class WorkerPool:
     def clear(self) -> list[WorkerProcess]:
         """Forget all workers, and return them."""
         workers = list(self)
+        for worker in workers:
+            worker.channel.renew()
         self._workers.clear()
         self._retiring = 0
         self._by_descriptor.clear()

@@ -139,10 +139,8 @@ class ShortCuts:
 
     def adopt(self, task: Task) -> None:
         """Go on with a task that a lane has sent, and that was not answered in time."""
-        lane = self.lanes.pop(task.reference.function, None)
+        self.lanes.pop(task.reference.function, None)
         for worker in self._pool:
-            if lane is not None:
-                worker.close_lane(lane)
             if task in worker.queue:
                 self._steps.look_at(worker, task)
 
@@ -150,16 +148,16 @@ class ShortCuts:
         """Let calls of the same function in the same state go by a lane, from the third on."""
         last, self._last = self._last, (task.reference, task.state)
         watched = self._references.watched(task.reference)
+        epoch = worker.channel.epoch  # before what it knows is looked up
         function = worker.number_of(task)
         if last != self._last or watched is None or function is None:
             return
         if len(self.lanes) >= _MAX_LANES:
             self.lanes.clear()
-            worker.close_lanes()
         outcome = LoopOutcome()
 
         def failed(task: Task, frame: Frame) -> Any:
-            self.adopt(task)  # its outcome is used up
+            self.lanes.pop(task.reference.function, None)  # its outcome is used up
             self._steps.take(worker, task, frame)
             return outcome.take()
 
@@ -183,6 +181,6 @@ class ShortCuts:
             task=Task(
                 task.reference, task.state, call=task.call, inputs=wire.NOTHING, outcome=outcome
             ),
+            epoch=epoch,
         )
-        worker.add_lane(lane)
         self.lanes[task.reference.function] = lane

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FrozenDomain", "State", "StateStore"]
 
+_FEW = 64
+_SMALL_BYTES = 64 << 10
+
 
 class FrozenDomain(Mapping[str, Any]):
     """The domain of one state. Each access returns a copy, unpickled anew."""
@@ -125,6 +128,15 @@ class State:
             encode_change(base, heavy.removed, {key: self.entries[key] for key in heavy.set}),
             json.dumps({"removed": domain.removed, "set": domain.set}).encode(),
             [self.frozen[key] for key in domain.set],
+        )
+
+    def is_small(self) -> bool:
+        """Whether sending it costs next to nothing, so that it may be sent in vain."""
+        if len(self.entries) + len(self.frozen) > _FEW:
+            return False
+        messages = self.frozen.values()
+        return all(m.parts is None for m in messages) and (
+            sum(len(m.data) for m in messages) <= _SMALL_BYTES
         )
 
     def __repr__(self) -> str:

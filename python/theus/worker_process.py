@@ -21,7 +21,7 @@ from theus._theus import Channel, Control
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from theus._theus import Lane, Segment, Session, Transient
+    from theus._theus import Segment, Session, Transient
     from theus.functions import Reference
     from theus.state import State
     from theus.tasks import Task
@@ -91,7 +91,6 @@ class WorkerProcess:
         self._functions: OrderedDict[object, tuple[int, Reference]] = OrderedDict()
         self._next_function = 1
         self._flushed = True
-        self._lanes: set[Lane] = set()
         self.backlog_s = 0.0
         self.finished = 0
         self.retiring = False
@@ -141,11 +140,12 @@ class WorkerProcess:
 
         False if something has, or the worker is not idle; else what ``Channel.call`` returns.
         """
+        epoch = self.channel.epoch  # before what it knows is looked up
         inputs, function = task.inputs, self.number_of(task)
         if function is None or inputs is None or inputs.parts is not None:
             return False
         fields = task.number, task.state.version, function, task.call
-        return self.channel.call(self.queue, task, fields, inputs.data, limit)
+        return self.channel.call(self.queue, task, fields, inputs.data, limit, epoch)
 
     def number_of(self, task: Task) -> int | None:
         """Return the number of the function of `task`, if nothing has to be sent before it."""
@@ -158,20 +158,6 @@ class WorkerProcess:
         ):
             return None
         return known[0]
-
-    def add_lane(self, lane: Lane) -> None:
-        """Have `lane` end with what it relies on, the functions and states of the worker."""
-        self._lanes.add(lane)
-
-    def close_lane(self, lane: Lane) -> None:
-        """End one lane."""
-        self._lanes.discard(lane)
-        lane.close()
-
-    def close_lanes(self) -> None:
-        """End all lanes."""
-        for lane in tuple(self._lanes):
-            self.close_lane(lane)
 
     @property
     def known_path(self) -> list[str]:
@@ -201,6 +187,12 @@ class WorkerProcess:
         if not self._flushed:
             self._flushed = True
             self.wants_write = not self.channel.flush()
+
+    def announce(self, state: State) -> None:
+        """Send `state` ahead of any task, if the worker has nothing to do and it is small."""
+        resting = self.ready and not (self.queue or self.retiring or self.wants_write)
+        if resting and state.is_small():
+            self._send_state(state)
 
     def take_ended(self) -> Task:
         """Return the task whose outcome is here, and let go of a large function after its last."""
@@ -263,7 +255,6 @@ class WorkerProcess:
     def close(self) -> None:
         """Close this side's descriptors, and let go of what came for a result that never will."""
         self.take_arrived()
-        self.close_lanes()
         self.channel.close()
         for descriptor in (self.pidfd, self._trace):
             os.close(descriptor)
@@ -301,7 +292,7 @@ class WorkerProcess:
         self._send(_theus.KIND_STATE, (state.version,), (sent.entries, sent.domain_keys, *pickles))
         # Only now: the state may have been told by what differs from one of these.
         in_flight = {task.state.version for task in self.queue}
-        self.close_lanes()
+        self.channel.renew()
         for version in self._states - in_flight:
             self._send(_theus.KIND_FORGET_STATE, (version,), ())
         self._states &= in_flight
@@ -324,7 +315,7 @@ class WorkerProcess:
         return number
 
     def _forget_function(self, identity: object) -> None:
-        self.close_lanes()
+        self.channel.renew()
         number, _ = self._functions.pop(identity)
         self._send(_theus.KIND_FORGET_FUNCTION, (number,), ())
 

@@ -93,18 +93,20 @@ def test_a_tight_control_group_is_a_warning(root, version):
 @pytest.mark.parametrize(
     ("mount", "policy", "has"),
     [
-        ("rw", "always [never] deny force", False),
+        ("rw", "always [never] deny force", True),
         ("rw,huge=within_size", "always [never] deny force", True),
         ("rw,huge=always", "always never [deny] force", False),
         ("rw", "always never deny [force]", True),
+        ("rw", "", False),
     ],
 )
-def test_huge_pages_come_from_the_mount(root, mount, policy, has):
+def test_huge_pages_are_asked_for_unless_they_are_denied(root, mount, policy, has):
     root.put("proc/self/mountinfo", f"36 25 0:32 / /dev/shm rw - tmpfs tmpfs {mount}\n")
     root.put("sys/kernel/mm/transparent_hugepage/shmem_enabled", policy)
     finding = doctor.check_huge_pages(root)
     assert finding.level == "ok"
-    assert ("may have" in finding.message) == has
+    assert ("ask for huge pages" in finding.message) == has
+    assert bool(finding.advice) != has
 
 
 def test_remove_ipc(root):

@@ -4,7 +4,8 @@ from importlib import import_module
 
 # name: what a user imports for it, where it is here, and its class.
 _PEERS = {
-    "theus": (["theus"], "peers.theus", "Theus"),
+    # The package alone loads nothing: its engine is what a user imports.
+    "theus": (["theus", "theus.engine"], "peers.theus", "Theus"),
     "ProcessPoolExecutor": (["concurrent.futures.process"], "peers.stdlib", "Pool"),
     "shared_memory": (["multiprocessing.shared_memory", "numpy"], "peers.stdlib", "Shared"),
     "joblib": (["joblib"], "peers.joblib", "Joblib"),

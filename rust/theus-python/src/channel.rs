@@ -6,7 +6,7 @@
 )]
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +40,8 @@ pub(crate) struct Channel {
     traffic: Arc<Traffic>,
     fd: RawFd,
     closed: AtomicBool,
+    /// Grows when the peer is told to forget something.
+    epoch: AtomicU64,
 }
 
 #[pymethods]
@@ -173,6 +175,13 @@ impl Channel {
         optional(py, frame)
     }
 
+    /// Whether something has arrived that is not taken yet.
+    fn has_more(&self, py: Python<'_>) -> PyResult<bool> {
+        open(&mut *lock(py, &self.receiver))?
+            .has_more()
+            .map_err(|error| to_py(py, error))
+    }
+
     /// Wait for a frame without the GIL, polling for up to `spin_s` before blocking.
     #[pyo3(signature = (spin_s = 0.0))]
     fn recv<'py>(&self, py: Python<'py>, spin_s: f64) -> PyResult<PyFrame<'py>> {
@@ -198,9 +207,10 @@ impl Channel {
     /// without the GIL, for up to `limit_s`. One step to Python's signal handlers, with the queue: it
     /// has `task` while that is sent and not answered.
     ///
-    /// False if the queue was not empty. None if there is no answer yet, or not one that can be taken
-    /// without the socket: to be looked at as if the socket had news. Otherwise a frame, and `task` is
-    /// out of the queue if it is its outcome.
+    /// False, and nothing was sent, if the queue is not empty, the channel in use, or its `epoch` not
+    /// the one that the fields were looked up in. None if there is no answer yet, or not one that can be
+    /// taken without the socket: to be looked at as if the socket had news. Otherwise a frame, and
+    /// `task` is out of the queue if it is its outcome.
     fn call<'py>(
         &self,
         py: Python<'py>,
@@ -209,16 +219,33 @@ impl Channel {
         fields: [u64; 4],
         inputs: &Bound<'py, PyBytes>,
         limit_s: f64,
+        epoch: u64,
     ) -> PyResult<Bound<'py, PyAny>> {
         let limit = duration("limit_s", limit_s)?;
-        let place = (queue, task);
-        match self.exchange(py, place, &fields, inputs.as_bytes(), limit, |frame| {
-            to_tuple(py, frame)
-        })? {
+        let call = Call {
+            queue,
+            task,
+            fields,
+            inputs: inputs.as_bytes(),
+            limit,
+            epoch,
+        };
+        match self.exchange(py, &call, |frame| to_tuple(py, frame))? {
             Exchange::Busy => false.into_bound_py_any(py),
             Exchange::Sent => Ok(py.None().into_bound(py)),
             Exchange::Answered(frame) => frame.into_bound_py_any(py),
         }
+    }
+
+    /// What has to be the same between looking up what the peer knows and sending by it.
+    #[getter]
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Begin another epoch: the peer is about to be told to forget something.
+    fn renew(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
     /// What was sent so far.
@@ -245,6 +272,16 @@ impl Channel {
             *receiver = None;
         }
     }
+}
+
+/// A task for [`Channel::exchange`]; see `Channel.call`.
+pub(crate) struct Call<'a, 'py> {
+    pub(crate) queue: &'a Bound<'py, PyAny>,
+    pub(crate) task: &'a Bound<'py, PyAny>,
+    pub(crate) fields: [u64; 4],
+    pub(crate) inputs: &'a [u8],
+    pub(crate) limit: Duration,
+    pub(crate) epoch: u64,
 }
 
 /// How far [`Channel::exchange`] came.
@@ -305,24 +342,31 @@ impl Channel {
     pub(crate) fn exchange<'py, T>(
         &self,
         py: Python<'py>,
-        (queue, task): (&Bound<'py, PyAny>, &Bound<'py, PyAny>),
-        fields: &[u64; 4],
-        inputs: &[u8],
-        limit: Duration,
+        call: &Call<'_, 'py>,
         convert: impl FnOnce(&Frame<'_>) -> PyResult<T>,
     ) -> PyResult<Exchange<T>> {
-        let mut receiver = lock(py, &self.receiver);
-        if queue.is_truthy()? {
+        // The GIL is kept from here until all is sent: nobody else's step may come between. Who has a
+        // half of the channel without it is not waited for.
+        let (Ok(mut receiving), Ok(mut sending)) =
+            (self.receiver.try_lock(), self.sender.try_lock())
+        else {
+            return Ok(Exchange::Busy);
+        };
+        let (Some(receiver), Some(sender)) = (receiving.as_mut(), sending.as_mut()) else {
+            return Ok(Exchange::Busy);
+        };
+        if call.epoch != self.epoch() || call.queue.is_truthy()? {
             return Ok(Exchange::Busy);
         }
-        queue.call_method1(intern!(py, "append"), (task,))?;
-        let sent = open(&mut *lock(py, &self.sender)).map(|sender| {
-            let mut keep = |_, skip: usize| Box::new(inputs[skip..].to_vec()) as Kept;
-            sender.send(Kind::Task, fields, &[inputs], &mut keep)
-        });
-        let (Ok(Ok(true)), Ok(receiver)) = (sent, open(&mut *receiver)) else {
+        call.queue
+            .call_method1(intern!(py, "append"), (call.task,))?;
+        let inputs = call.inputs;
+        let mut keep = |_, skip: usize| Box::new(inputs[skip..].to_vec()) as Kept;
+        let Ok(true) = sender.send(Kind::Task, &call.fields, &[inputs], &mut keep) else {
             return Ok(Exchange::Sent);
         };
+        drop(sending);
+        let limit = call.limit;
         let Ok(true) = py.detach(|| receiver.poll_page(limit)) else {
             return Ok(Exchange::Sent);
         };
@@ -330,9 +374,9 @@ impl Channel {
             return Ok(Exchange::Sent);
         };
         if matches!(frame.kind(), Kind::Result | Kind::Error)
-            && frame.fields().next() == Some(fields[0])
+            && frame.fields().next() == Some(call.fields[0])
         {
-            queue.call_method0(intern!(py, "popleft"))?;
+            call.queue.call_method0(intern!(py, "popleft"))?;
         }
         convert(&frame).map(Exchange::Answered)
     }
@@ -373,6 +417,7 @@ impl Channel {
             sender: Mutex::new(Some(channel.sender)),
             receiver: Mutex::new(Some(channel.receiver)),
             closed: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
         }
     }
 

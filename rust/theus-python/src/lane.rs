@@ -1,6 +1,5 @@
 //! `Lane`: a task of a function that a waiting worker knows, sent and answered in one step.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, TryLockError};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyAny, PyBytes, PyDict, PyList, PySet, PyString};
 use theus::dispatch::{Frame, Kind};
 
-use crate::channel::{Channel, Exchange, duration, to_tuple};
+use crate::channel::{Call, Channel, Exchange, duration, to_tuple};
 
 /// What pickle makes of None, in protocol 5: what most tasks return that return nothing.
 pub(crate) const PICKLED_NONE: &[u8] = b"\x80\x05N.";
@@ -39,9 +38,9 @@ pub(crate) struct Lane {
     path: Py<PyList>,
     failed: Py<PyAny>,
     limit: Duration,
-    /// None once a call was not answered in time.
+    /// None once a call was not answered with a result in time.
     task: Mutex<Option<Py<PyAny>>>,
-    open: AtomicBool,
+    epoch: u64,
 }
 
 #[pymethods]
@@ -51,7 +50,8 @@ impl Lane {
     /// of `numbers` for each call; `fields` are the version, function and call of its frame. The
     /// `state`, the `code` of the `function`, the globals in `bindings`, the modules in `specs` and
     /// `sys.path` have to be as they were. `failed` is called with the task and its ERROR frame, and
-    /// what it returns is the call's. An outcome is polled for up to `limit_s`.
+    /// what it returns is the call's. An outcome is polled for up to `limit_s`. `epoch` is the channel's
+    /// of the moment in which the worker was seen to know the state and the function.
     #[new]
     #[expect(
         clippy::too_many_arguments,
@@ -74,6 +74,7 @@ impl Lane {
         failed: Py<PyAny>,
         limit_s: f64,
         task: Py<PyAny>,
+        epoch: u64,
     ) -> PyResult<Self> {
         Ok(Self {
             channel,
@@ -92,7 +93,7 @@ impl Lane {
             failed,
             limit: duration("limit_s", limit_s)?,
             task: Mutex::new(Some(task)),
-            open: AtomicBool::new(true),
+            epoch,
         })
     }
 
@@ -115,8 +116,7 @@ impl Lane {
         let Some(task) = place.as_ref().map(|task| task.bind(py).clone()) else {
             return miss(py);
         };
-        if !self.open.load(Ordering::Relaxed)
-            || !self.state.is(state)
+        if !self.state.is(state)
             || self.pending.bind(py).is_truthy()?
             || self.busy.bind(py).len().cast_signed() > self.most_busy
             || !self.is_unchanged(py)?
@@ -127,14 +127,18 @@ impl Lane {
         task.setattr(intern!(py, "number"), &number)?;
         let (version, known, call) = self.fields;
         let fields = [number.extract(py)?, version, known, call];
-        let exchanged = self.channel.get().exchange(
-            py,
-            (self.queue.bind(py), &task),
-            &fields,
-            inputs.as_bytes(),
-            self.limit,
-            |frame| Answer::of(py, frame),
-        )?;
+        let call = Call {
+            queue: self.queue.bind(py),
+            task: &task,
+            fields,
+            inputs: inputs.as_bytes(),
+            limit: self.limit,
+            epoch: self.epoch,
+        };
+        let exchanged = self
+            .channel
+            .get()
+            .exchange(py, &call, |frame| Answer::of(py, frame))?;
         match exchanged {
             Exchange::Busy => miss(py),
             Exchange::Sent => {
@@ -143,15 +147,11 @@ impl Lane {
             }
             Exchange::Answered(Answer::Result(value)) => Ok(value),
             Exchange::Answered(Answer::Other(frame)) => {
+                *place = None;
                 drop(place);
                 self.failed.bind(py).call1((task, frame))
             }
         }
-    }
-
-    /// End it: the worker forgets its function or state, or ends.
-    fn close(&self) {
-        self.open.store(false, Ordering::Relaxed);
     }
 }
 

@@ -65,6 +65,7 @@ kill_points! {
     SpareLeased "spare.leased",
     SpareResized "spare.resized",
     SpareFaulted "spare.faulted",
+    SpareSettled "spare.settled",
     SpareReleased "spare.released",
     SpareRemoved "spare.removed",
     CloseSegmentsGone "close.segments-gone",

@@ -57,6 +57,7 @@ pub mod directory;
 pub mod dispatch;
 pub mod error;
 mod fill;
+mod huge;
 mod kept;
 pub mod kill_point;
 pub mod layout;

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
@@ -12,17 +13,25 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockWriteGuard};
 
-use memmap2::{Advice, MmapOptions, MmapRaw, RemapOptions};
+use memmap2::{MmapOptions, MmapRaw, RemapOptions};
 use rustix::mm::{MapFlags, ProtFlags};
 use shared_memory::Shmem;
 
 use crate::descriptor::SegmentName;
 use crate::error::Result;
+use crate::huge;
 use crate::kept::check_mappings;
 use crate::limits::Counted;
 use crate::os::{self, failed};
 use crate::shared::Words;
 use crate::store;
+
+mod aligned;
+
+use aligned::Aligned;
+
+/// The least that the kernel takes advice for.
+const PAGE_BYTES: usize = 4096;
 
 /// Where published bytes lie in this process: address to length and name.
 static REGISTRY: RwLock<Registry> = RwLock::new(BTreeMap::new());
@@ -61,6 +70,8 @@ type Kept = dyn fmt::Debug + Send + Sync + UnwindSafe + RefUnwindSafe;
 /// What keeps the range valid.
 enum Memory {
     Mapped(MmapRaw),
+    /// What is long enough for large pages.
+    Aligned(Aligned),
     Shared(Shmem),
 }
 
@@ -74,6 +85,7 @@ impl fmt::Debug for Memory {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mapped(raw) => raw.fmt(formatter),
+            Self::Aligned(range) => range.fmt(formatter),
             Self::Shared(memory) => memory.get_os_id().fmt(formatter),
         }
     }
@@ -81,39 +93,60 @@ impl fmt::Debug for Memory {
 
 impl Mapping {
     /// Maps `length` bytes of `file` shared, to be read and written.
-    pub(crate) fn writable(file: &impl AsRawFd, length: usize) -> Result<Self> {
+    pub(crate) fn writable(file: &impl AsFd, length: usize) -> Result<Self> {
         check_mappings("mapping a new segment")?;
-        let raw = MmapOptions::new()
-            .len(length)
-            .map_raw(file)
-            .map_err(|error| failed("mapping a new segment", error))?;
-        Ok(Self::new(Memory::Mapped(raw), true))
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let memory = match Self::aligned(file, length, access, MapFlags::SHARED) {
+            Some(aligned) => aligned,
+            None => MmapOptions::new()
+                .len(length)
+                .map_raw(file.as_fd().as_raw_fd())
+                .map(Memory::Mapped),
+        };
+        let memory = memory.map_err(|error| failed("mapping a new segment", error))?;
+        Ok(Self::new(memory, true))
     }
 
     /// Maps `length` bytes of `file` shared, to be read: the hardware refuses writes. Not counted
     /// against the limit beforehand, so that what is being written can be sealed at it.
-    pub(crate) fn read_only(file: &impl AsRawFd, length: usize) -> Result<Self> {
-        let raw = MmapOptions::new()
-            .len(length)
-            .map_raw_read_only(file)
-            .map_err(|error| failed("mapping a segment", error))?;
-        Ok(Self::new(Memory::Mapped(raw), false))
+    pub(crate) fn read_only(file: &impl AsFd, length: usize) -> Result<Self> {
+        let memory = match Self::aligned(file, length, ProtFlags::READ, MapFlags::SHARED) {
+            Some(aligned) => aligned,
+            None => MmapOptions::new()
+                .len(length)
+                .map_raw_read_only(file.as_fd().as_raw_fd())
+                .map(Memory::Mapped),
+        };
+        let memory = memory.map_err(|error| failed("mapping a segment", error))?;
+        Ok(Self::new(memory, false))
     }
 
     /// Maps `length` bytes of `file` to be read and written, the latter for this process alone.
-    pub(crate) fn private(file: &impl AsRawFd, length: usize) -> Result<Self> {
+    pub(crate) fn private(file: &impl AsFd, length: usize) -> Result<Self> {
         check_mappings("mapping a segment privately")?;
-        let mut options = MmapOptions::new();
-        // SAFETY: `Mapping` hands out raw pointers only, so that no reference's promise is broken
-        // if another process changes pages of the file that were not written here.
-        let memory = unsafe {
-            options
-                .len(length)
-                .no_reserve_swap()
-                .map_copy(file.as_raw_fd())
-        };
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let memory = Self::aligned(file, length, access, flags).unwrap_or_else(|| {
+            let mut options = MmapOptions::new();
+            let options = options.len(length).no_reserve_swap();
+            // SAFETY: `Mapping` hands out raw pointers only, so that no reference's promise is
+            // broken if another process changes pages of the file that were not written here.
+            let mapped = unsafe { options.map_copy(file.as_fd().as_raw_fd()) };
+            mapped.map(|mapped| Memory::Mapped(mapped.into()))
+        });
         let memory = memory.map_err(|error| failed("mapping a segment privately", error))?;
-        Ok(Self::new(Memory::Mapped(memory.into()), true))
+        Ok(Self::new(memory, true))
+    }
+
+    /// A range in which large pages can be mapped as such; `None` if there can be none.
+    fn aligned(
+        file: &impl AsFd,
+        length: usize,
+        access: ProtFlags,
+        flags: MapFlags,
+    ) -> Option<io::Result<Memory>> {
+        let page = huge::page_bytes().filter(|page| length >= *page)?;
+        Some(Aligned::map(file, length, access, flags, page).map(Memory::Aligned))
     }
 
     /// `length` zero bytes of this process alone, which take memory when they are written.
@@ -145,38 +178,58 @@ impl Mapping {
     /// Keeps the mapping, and with it the file's locks, out of forked children.
     pub(crate) fn keep_from_children(&self) -> Result<()> {
         *unpoisoned(&self.kept_from_children) = Some(os::fork_generation());
-        self.advise(0..self.len(), Advice::DontFork)
+        self.advise(0..self.len(), libc::MADV_DONTFORK)
     }
 
     /// Lets forked children have the mapping again.
     pub(crate) fn share_with_children(&self) -> Result<()> {
-        self.advise(0..self.len(), Advice::DoFork)?;
+        self.advise(0..self.len(), libc::MADV_DOFORK)?;
         *unpoisoned(&self.kept_from_children) = None;
         Ok(())
     }
 
-    /// Has pages in place for all of `range`, which lies in the segment, so that writing does not
-    /// stop at each for one.
+    /// Has the pages of all of `range`, which the file has, in place, so that nobody stops at each for
+    /// one. Those of memory may be written then too: the kernel does not watch for the first write.
     pub(crate) fn populate(&self, range: Range<usize>) -> Result<()> {
-        self.advise(range, Advice::PopulateWrite)
+        self.advise(range, libc::MADV_POPULATE_READ)
     }
 
-    fn advise(&self, range: Range<usize>, advice: Advice) -> Result<()> {
-        let Memory::Mapped(raw) = &*self.memory else {
+    /// Has the kernel make large pages of all of `range`, which begins and ends at such and has a small
+    /// page in each; false: it does not, or not of all.
+    pub(crate) fn collapse(&self, range: Range<usize>) -> bool {
+        self.advise(range, huge::ADVICE).is_ok()
+    }
+
+    fn advise(&self, range: Range<usize>, advice: libc::c_int) -> Result<()> {
+        assert!(range.start <= range.end && range.end <= self.len());
+        if let Memory::Shared(_) = &*self.memory {
             return Ok(());
-        };
-        raw.advise_range(advice, range.start, range.len())
-            .map_err(|error| failed("advising the kernel on a mapping", error))
+        }
+        let start = self.as_mut_ptr().wrapping_add(range.start);
+        // The kernel takes whole pages only.
+        let before = start.addr() % PAGE_BYTES;
+        let start = start.wrapping_sub(before).cast();
+        // SAFETY: the range is this mapping's, to the beginning of its first page, and no advice
+        // given here changes what lies in it.
+        if unsafe { libc::madvise(start, range.len() + before, advice) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        Err(failed("advising the kernel on a mapping", error))
     }
 
     /// Gives the mapping another length, and perhaps another address; the pages stay in place.
     pub(crate) fn resize(&mut self, length: usize) -> Result<()> {
-        let Memory::Mapped(raw) = &mut *self.memory else {
-            return Ok(());
+        let resized = match &mut *self.memory {
+            Memory::Mapped(raw) => {
+                let options = RemapOptions::new().may_move(true);
+                // SAFETY: `Mapping` hands out pointers only, and who has it mutably has all of them.
+                unsafe { raw.remap(length, options) }
+            }
+            Memory::Aligned(range) => range.resize(length),
+            Memory::Shared(_) => Ok(()),
         };
-        let options = RemapOptions::new().may_move(true);
-        // SAFETY: `Mapping` hands out pointers only, and who has it mutably has all of them.
-        unsafe { raw.remap(length, options) }.map_err(|error| failed("resizing a mapping", error))
+        resized.map_err(|error| failed("resizing a mapping", error))
     }
 
     /// Replaces the pages in place by private ones of `file`: what is written through pointers made
@@ -259,6 +312,7 @@ impl Mapping {
     pub fn as_mut_ptr(&self) -> *mut u8 {
         match &*self.memory {
             Memory::Mapped(raw) => raw.as_mut_ptr(),
+            Memory::Aligned(range) => range.start(),
             Memory::Shared(memory) => memory.as_ptr(),
         }
     }
@@ -268,6 +322,7 @@ impl Mapping {
     pub fn len(&self) -> usize {
         match &*self.memory {
             Memory::Mapped(raw) => raw.len(),
+            Memory::Aligned(range) => range.len(),
             Memory::Shared(memory) => memory.len(),
         }
     }

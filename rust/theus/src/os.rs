@@ -1,6 +1,9 @@
 //! The only system calls: create, reserve, link, lock, advise, unlink.
 
-#![expect(unsafe_code, reason = "fork handlers have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "fork handlers and a question to the kernel have no safe wrapper"
+)]
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Once, OnceLock};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -55,9 +59,28 @@ pub(crate) fn reserve(file: &impl AsFd, offset: u64, length: u64) -> Result<bool
     }
 }
 
+/// Gives back the pages of a part of `file`, which is zero then, and as long as before.
+pub(crate) fn punch(file: &impl AsFd, offset: u64, length: u64) -> Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    rustix::fs::fallocate(file, flags, offset, length)
+        .map_err(|errno| failed("giving back shared memory", errno))
+}
+
 /// Cuts `file` off after `length` bytes.
 pub(crate) fn truncate(file: &impl AsFd, length: u64) -> Result<()> {
     rustix::fs::ftruncate(file, length).map_err(|errno| failed("sizing shared memory", errno))
+}
+
+/// Whether the kernel knows this advice on mappings.
+pub(crate) fn knows_advice(advice: libc::c_int) -> bool {
+    // SAFETY: it concerns no byte; only the advice itself is looked at.
+    unsafe { libc::madvise(std::ptr::null_mut(), 0, advice) == 0 }
+}
+
+/// The processor time that this thread has used.
+pub(crate) fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
 }
 
 /// How many bytes the file system of `directory` has left.

@@ -22,6 +22,14 @@ const KEPT: Duration = Duration::from_secs(10);
 /// How long a freed segment's pages wait for those who have it mapped still.
 const AWAITED: Duration = Duration::from_secs(1);
 
+/// Workers are told of a free, and let go within this time, if at all soon.
+const LET_GO_WITHIN: Duration = Duration::from_millis(100);
+
+/// How long the next segment waits for that: a tenth of what fresh pages take, and no longer than that.
+const BYTES_WAITED_A_NS: u64 = 24;
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_micros(20);
+
 /// How many there are at most: each takes a descriptor.
 const MOST_SPARES: usize = 32;
 
@@ -30,6 +38,9 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// How much a reserve leaves free for others.
 const LEFT_BYTES: u64 = 64 << 20;
+
+/// For how long nothing is made for who has just taken what was ready, and writes it now.
+const REST: Duration = Duration::from_millis(200);
 
 /// A reserve is made by a thread that gives way to all others.
 const NICE: i32 = 19;
@@ -52,6 +63,8 @@ struct State {
     making: u64,
     /// The length of the last segment for which there was nothing.
     missed: Option<u64>,
+    /// When somebody last took something.
+    taken: Option<Instant>,
     keeper: bool,
     /// No room for a reserve was found, since when no segment was made or freed.
     full: bool,
@@ -64,12 +77,24 @@ struct Kept {
     since: Instant,
     /// Whether the kernel has said that nobody has it.
     proven: bool,
+    /// Whether its pages are in place.
+    settled: bool,
+}
+
+/// Whether the pages are about as many as a segment of `length` needs.
+fn fits(kept: &Kept, length: u64) -> bool {
+    let found = kept.spare.length();
+    found >= length - length / 4 && found / 2 <= length
 }
 
 impl State {
+    /// What is there, and what is being made.
     fn bytes(&self) -> u64 {
-        let bytes: u64 = self.spares.iter().map(|kept| kept.spare.length()).sum();
-        bytes + self.making
+        self.ready() + self.making
+    }
+
+    fn ready(&self) -> u64 {
+        self.spares.iter().map(|kept| kept.spare.length()).sum()
     }
 
     /// Takes out the oldest until no more than `most` bytes are left, and room for one more; to be
@@ -110,6 +135,29 @@ impl State {
         dropped
     }
 
+    /// Puts a few pages in place of one that nobody has; whether there may be more. Takes out what
+    /// cannot be kept.
+    fn settle(&mut self, dropped: &mut Vec<Kept>) -> bool {
+        let unsettled = |kept: &Kept| kept.proven && !kept.settled;
+        let Some(index) = self.spares.iter().position(unsettled) else {
+            return false;
+        };
+        let kept = &mut self.spares[index];
+        // Who comes now finds no segment, or the bytes of none.
+        let settled = kept.spare.is_still_unused().then(|| kept.spare.settle());
+        match settled {
+            Some(Ok(more)) => kept.settled = !more,
+            Some(Err(_)) | None => dropped.extend(self.spares.remove(index)),
+        }
+        true
+    }
+
+    /// How long what is lacking is not made yet.
+    fn rest(&self, now: Instant) -> Option<Duration> {
+        let rest = (self.taken? + REST).saturating_duration_since(now);
+        (!rest.is_zero()).then_some(rest)
+    }
+
     /// When to look again.
     fn next_look(&self, now: Instant, reserve: u64) -> Option<Duration> {
         if self.spares.iter().any(|kept| !kept.proven) {
@@ -118,7 +166,7 @@ impl State {
         let used = self.spares.iter().filter(|kept| kept.spare.was_used());
         let over = used.filter(|kept| self.bytes() - kept.spare.length() >= reserve);
         let ends = over.map(|kept| (kept.since + KEPT).saturating_duration_since(now));
-        ends.min()
+        ends.chain(self.rest(now)).min()
     }
 }
 
@@ -145,7 +193,7 @@ impl Pool {
     /// The bytes that wait for segments.
     pub(crate) fn bytes(&self) -> u64 {
         if self.is_ours() {
-            self.state().bytes()
+            self.state().ready()
         } else {
             0
         }
@@ -184,6 +232,7 @@ impl Pool {
             spare,
             since,
             proven,
+            settled: false,
         });
         state.full = false;
         self.wake_keeper(&mut state);
@@ -202,11 +251,12 @@ impl Pool {
         if !self.is_ours() || length < Spare::LEAST_BYTES {
             return Ok(None);
         }
-        let mut state = self.state();
-        let found = Self::choose(&mut state, length);
+        let (mut state, found) = self.choose_in_time(length);
         if self.reserve > 0 {
             if found.is_none() {
                 state.missed = Some(length);
+            } else {
+                state.taken = Some(Instant::now());
             }
             state.full = false;
             self.wake_keeper(&mut state);
@@ -221,16 +271,33 @@ impl Pool {
         spare.into_draft(name, access).map(Some)
     }
 
+    /// As [`choose`](Self::choose), after waiting for those who are about to let go, for a part of the
+    /// time that other pages would take.
+    fn choose_in_time(&self, length: u64) -> (MutexGuard<'_, State>, Option<Spare>) {
+        let start = Instant::now();
+        let patience = Duration::from_nanos(length / BYTES_WAITED_A_NS).min(LONGEST_WAIT);
+        loop {
+            let mut state = self.state();
+            let found = Self::choose(&mut state, length);
+            let now = Instant::now();
+            let let_go_soon = |kept: &Kept| {
+                !kept.proven && fits(kept, length) && now.duration_since(kept.since) < LET_GO_WITHIN
+            };
+            let waits = now.duration_since(start) < patience;
+            if found.is_some() || !waits || !state.spares.iter().any(let_go_soon) {
+                return (state, found);
+            }
+            drop(state);
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     /// The one of the next length that nobody has. Others than those that fit would cost more, in
     /// pages made or lost, than they save.
     fn choose(state: &mut State, length: u64) -> Option<Spare> {
         loop {
-            let fits = |kept: &Kept| {
-                let found = kept.spare.length();
-                found >= length - length / 4 && found / 2 <= length
-            };
             let mut fitting: Vec<usize> = (0..state.spares.len())
-                .filter(|&index| fits(&state.spares[index]))
+                .filter(|&index| fits(&state.spares[index], length))
                 .collect();
             fitting.sort_by_key(|&index| state.spares[index].spare.length().abs_diff(length));
             let index = fitting.into_iter().find(|&index| {
@@ -305,13 +372,14 @@ impl Pool {
                 return;
             }
             let asked = self.budget.asked();
-            let dropped = if asked > answered {
+            let mut dropped = if asked > answered {
                 state.full = true;
                 state.shrink(0)
             } else {
                 state.expire(Instant::now(), self.reserve)
             };
-            let lacking = self.lacking(&mut state);
+            let settling = state.settle(&mut dropped);
+            let lacking = self.lacking(&mut state).filter(|_| !settling);
             state.making = lacking.unwrap_or(0);
             self.budget.set_ready(state.bytes());
             let look = state.next_look(Instant::now(), self.reserve);
@@ -323,6 +391,8 @@ impl Pool {
             }
             match lacking {
                 Some(length) => self.make(length, asked),
+                // Others may have it now.
+                None if settling => thread::yield_now(),
                 None => self.budget.wait(bell, look),
             }
         }
@@ -339,6 +409,7 @@ impl Pool {
                 spare,
                 since: Instant::now(),
                 proven: true,
+                settled: true,
             }),
             _ => state.full = true,
         }
@@ -348,7 +419,8 @@ impl Pool {
     /// How long a spare the reserve lacks. A large one is cut to make one of the length that was
     /// missed.
     fn lacking(&self, state: &mut State) -> Option<u64> {
-        if state.full || self.reserve < Spare::LEAST_BYTES {
+        let resting = state.rest(Instant::now()).is_some();
+        if state.full || resting || self.reserve < Spare::LEAST_BYTES {
             return None;
         }
         let missed = state.missed.filter(|missed| *missed < self.reserve);

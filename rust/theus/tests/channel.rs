@@ -214,6 +214,23 @@ fn a_wait_spins_and_then_sleeps_until_a_frame_comes() {
 }
 
 #[test]
+fn what_has_arrived_is_more_until_it_is_taken() {
+    let (mut owner, mut worker) = connected();
+    assert!(!owner.receiver.has_more().unwrap());
+    for id in 0..2 {
+        worker.send(Kind::Result, &[id, 0], &[b"x"]).unwrap();
+    }
+    assert!(owner.receiver.has_more().unwrap());
+    assert!(owner.try_recv().unwrap().is_some());
+    // The second one came by the same read, and no longer shows at the socket.
+    assert!(owner.receiver.has_more().unwrap());
+    assert!(owner.try_recv().unwrap().is_some());
+    assert!(!owner.receiver.has_more().unwrap());
+    drop(worker);
+    assert!(owner.receiver.has_more().unwrap());
+}
+
+#[test]
 fn both_ends_are_close_on_exec_and_other_descriptors_are_refused() {
     let (owner, theirs) = Channel::pair().unwrap();
     for fd in [owner.as_fd(), theirs.as_fd()] {

@@ -92,6 +92,30 @@ fn left(session: &Session) -> bool {
 }
 
 #[test]
+fn freed_pages_are_put_in_place_while_they_wait() {
+    let session = session(None, 0);
+    let draft = create(&session, 20 * MIB, None).unwrap();
+    let given_out = draft.mapping();
+    session.publish(&draft).unwrap();
+    drop(given_out);
+    let file = inode(&draft);
+    let path = hidden(&draft);
+    drop(draft);
+    let shows = |text: &str| {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let ours = maps.split_once(path.to_str().unwrap());
+        let resident = ours.and_then(|(_, rest)| rest.split_once("Rss:"));
+        resident.is_some_and(|(_, rest)| rest.trim_start().starts_with(text))
+    };
+    wait_until("all of it is mapped", || {
+        shows(&format!("{} kB", (20 * MIB + 4096) >> 10))
+    });
+    let next = put(&session, 20 * MIB, 2);
+    assert_eq!(inode(&next), file);
+    assert!(is_all(&next.path().unwrap(), 2));
+}
+
+#[test]
 fn what_is_allocated_in_used_pages_is_zero() {
     let session = session(None, 0);
     let first = put(&session, 8 * MIB + 3, 255);
@@ -336,6 +360,10 @@ fn stock_readers_see_the_bytes_of_the_name_they_opened() {
     let path_of = |number: u64| session.id().segment(number).path();
     let value_of = |number: u64| u8::try_from(number % 251).unwrap();
     let right = |bytes: &[u8], number: u64| {
+        if bytes[..8] == [0; 8] {
+            // It was opened between its last use and its next, and is no segment.
+            return;
+        }
         assert_eq!(
             bytes.len(),
             4096 + MIB + 4096 * usize::from(value_of(number) % 3)

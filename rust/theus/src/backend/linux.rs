@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use super::nameless::{self, Nameless};
+use super::nameless::{self, Nameless, Pages};
+use super::reserve::{Hurry, reserve};
 use super::{Access, Available, Capabilities, Draft, Lock, Storage};
 use crate::cgroup;
 use crate::descriptor::{HIDDEN, PREFIX, SegmentName, SessionId};
@@ -91,23 +92,27 @@ impl Storage for Linux {
         range: u64,
     ) -> Result<Option<Box<dyn Draft>>> {
         let forks = os::forks();
-        let file = os::create_nameless(&self.directory)?;
+        let file = File::from(os::create_nameless(&self.directory)?);
         KillPoint::DraftCreated.pass();
-        // A reservation that fails leaves pages behind until the file is gone, which is now.
-        if !os::reserve(&file, 0, length)? {
-            return Ok(None);
-        }
-        KillPoint::DraftReserved.pass();
-        let Ok(range) = usize::try_from(range) else {
+        let (Ok(length), Ok(range)) = (usize::try_from(length), usize::try_from(range)) else {
             return Ok(None);
         };
         // What lies past the file's end is not touched before it has been reserved.
         let mapping = Arc::new(Mapping::writable(&file, range)?);
         KillPoint::DraftMapped.pass();
+        // A reservation that fails leaves pages behind until the file is gone, which is now.
+        let reserved = if self.in_memory {
+            reserve(&file, &mapping, 0, length, Hurry::Yes)?
+        } else {
+            os::reserve(&file, 0, length as u64)?.then_some(0)
+        };
+        let Some(large) = reserved else {
+            return Ok(None);
+        };
+        KillPoint::DraftReserved.pass();
         let path = self.path(name);
-        Ok(Some(Box::new(Nameless::new(
-            path, file, access, mapping, forks,
-        ))))
+        let draft = Nameless::new(path, file, access, mapping, forks);
+        Ok(Some(Box::new(draft.with_pages(Pages::Fresh { large }))))
     }
 
     fn adopt(&self, name: &SegmentName, file: OwnedFd) -> Result<Option<Mapping>> {

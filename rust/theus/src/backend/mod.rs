@@ -6,6 +6,7 @@
 mod linux;
 mod nameless;
 mod portable;
+mod reserve;
 mod spare;
 mod spill;
 

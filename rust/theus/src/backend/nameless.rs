@@ -35,6 +35,13 @@ pub(super) fn copy(
     Ok(Some(copy))
 }
 
+/// Makes what is in `file` no segment for whoever opened it under its old name.
+pub(super) fn spoil(file: &File, length: usize) -> Result<()> {
+    let page = vec![0; PAGE_BYTES.min(length)];
+    os::write_at(file, &page, 0)?;
+    os::write_at(file, &page, (length - page.len()) as u64)
+}
+
 /// A file without a name, which the kernel frees with its last reference, or with a hidden one.
 #[derive(Debug)]
 pub(super) struct Nameless {
@@ -50,12 +57,14 @@ pub(super) struct Nameless {
 /// Where a draft's pages come from.
 #[derive(Debug)]
 pub(super) enum Pages {
-    /// Nowhere yet: the kernel makes each as it is written.
-    Fresh,
+    /// They are large ones, zero and in place, up to here; from there on the kernel makes each as it
+    /// is written.
+    Fresh { large: usize },
     /// They are zero, and mapped.
     Faulted,
-    /// A freed segment had them, and its bytes are in them. A lease says that nobody else looks.
-    Reused { hidden: Hidden, mapped: bool },
+    /// A freed segment had them, and its bytes are in them. A lease says that nobody else looks. Up
+    /// to `in_place` they are mapped.
+    Reused { hidden: Hidden, in_place: usize },
 }
 
 impl Nameless {
@@ -72,7 +81,7 @@ impl Nameless {
             access,
             mapping,
             forks,
-            pages: Pages::Fresh,
+            pages: Pages::Fresh { large: 0 },
         }
     }
 
@@ -84,7 +93,7 @@ impl Nameless {
     fn close(&self) -> Result<Option<Closed>> {
         let alone = match &self.pages {
             Pages::Reused { .. } => lease::holds(&self.file),
-            Pages::Fresh | Pages::Faulted => true,
+            Pages::Fresh { .. } | Pages::Faulted => true,
         };
         if alone {
             // Who opens the file while it is leased waits, this process too.
@@ -111,7 +120,7 @@ impl Nameless {
         };
         let (file, mapping) = self.close_to_writes(&copy)?;
         if !alone {
-            self.spoil()?;
+            spoil(&self.file, self.mapping.len())?;
         }
         let copied = true;
         Ok(Some(Closed {
@@ -119,14 +128,6 @@ impl Nameless {
             mapping,
             copied,
         }))
-    }
-
-    /// Makes what is in the file no segment for whoever opened it under its old name.
-    fn spoil(&self) -> Result<()> {
-        let length = self.mapping.len();
-        let page = vec![0; PAGE_BYTES.min(length)];
-        os::write_at(&self.file, &page, 0)?;
-        os::write_at(&self.file, &page, (length - page.len()) as u64)
     }
 
     /// A description of `file` and a mapping that cannot write. What is written from now on to the
@@ -138,6 +139,23 @@ impl Nameless {
         }
         let mapping = Mapping::read_only(&reader, self.mapping.len())?;
         Ok((reader, Arc::new(mapping)))
+    }
+
+    /// Has all of `range` mapped, of which there is what lies before `in_place`.
+    fn put_in_place(&self, range: Range<usize>, in_place: usize) -> Result<()> {
+        if range.end <= in_place {
+            return Ok(());
+        }
+        self.mapping.populate(range.start.max(in_place)..range.end)
+    }
+
+    /// How much of the mapping has its pages in place when all of it has been written.
+    fn in_place(&self) -> usize {
+        match self.pages {
+            // A system call writes without the mapping.
+            Pages::Fresh { large } => large,
+            Pages::Faulted | Pages::Reused { .. } => self.mapping.len(),
+        }
     }
 
     fn is_given_out(&self) -> bool {
@@ -159,23 +177,25 @@ impl Draft for Nameless {
 
     fn write(&self, offset: usize, data: &[u8]) -> Result<()> {
         match self.pages {
-            // By a system call the page need not be zeroed first, as at a fault.
-            Pages::Fresh => os::write_at(&self.file, data, offset as u64)?,
-            Pages::Reused { mapped: false, .. } => {
-                self.mapping.populate(offset..offset + data.len())?;
+            Pages::Fresh { large } => {
+                let (there, new) = data.split_at(large.saturating_sub(offset).min(data.len()));
+                self.mapping.stream(offset, there);
+                // By a system call the page need not be zeroed first, as at a fault.
+                os::write_at(&self.file, new, (offset + there.len()) as u64)?;
+            }
+            Pages::Reused { in_place, .. } => {
+                self.put_in_place(offset..offset + data.len(), in_place)?;
                 self.mapping.stream(offset, data);
             }
-            Pages::Faulted | Pages::Reused { .. } => self.mapping.stream(offset, data),
+            Pages::Faulted => self.mapping.stream(offset, data),
         }
         KillPoint::DraftWritten.pass();
         Ok(())
     }
 
     fn zero(&self, range: Range<usize>) -> Result<()> {
-        if let Pages::Reused { mapped, .. } = self.pages {
-            if !mapped {
-                self.mapping.populate(range.clone())?;
-            }
+        if let Pages::Reused { in_place, .. } = self.pages {
+            self.put_in_place(range.clone(), in_place)?;
             self.mapping.zero(range);
         }
         Ok(())
@@ -186,16 +206,18 @@ impl Draft for Nameless {
     }
 
     fn resize(&mut self, length: u64) -> Result<bool> {
-        if !os::reserve(&self.file, 0, length)? {
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let before = self.mapping.len();
+        if length > before && !os::reserve(&self.file, before as u64, (length - before) as u64)? {
             return Ok(false);
         }
-        os::truncate(&self.file, length)?;
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        os::truncate(&self.file, length as u64)?;
         self.mapping = Arc::new(Mapping::writable(&self.file, length)?);
         match &mut self.pages {
             // What is mapped now, and has come in between, is not in place.
-            Pages::Reused { mapped, .. } => *mapped = false,
-            pages => *pages = Pages::Fresh,
+            Pages::Reused { in_place, .. } => *in_place = 0,
+            Pages::Fresh { large } => *large = length.min(*large),
+            Pages::Faulted => self.pages = Pages::Fresh { large: 0 },
         }
         KillPoint::DraftResized.pass();
         Ok(true)
@@ -230,7 +252,7 @@ impl Draft for Nameless {
         }
         KillPoint::SegmentLinked.pass();
         let keeps = !copied && !self.is_given_out();
-        let warm = keeps.then(|| Warm::keep(&self.file, &self.mapping));
+        let warm = keeps.then(|| Warm::keep(&self.file, &self.mapping, self.in_place()));
         Ok(Some(Published {
             mapping,
             copied,

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::nameless::{Nameless, Pages};
+use super::nameless::{Nameless, Pages, spoil};
+use super::reserve::{Hurry, enlarge, reserve};
 use super::{Access, Draft};
 use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
@@ -23,17 +24,21 @@ use crate::os;
 /// How much is made at a time, so that whoever wants it to end does not wait long.
 const STEP_BYTES: usize = 16 << 20;
 
+/// How much is put in place at a time, while nobody else can have the pool.
+const SETTLED_BYTES: usize = 8 << 20;
+
 /// How many published segments keep what makes them warm: a descriptor each.
 const MOST_WARM: usize = 64;
 
 static WARM: AtomicUsize = AtomicUsize::new(0);
 
-/// The one description of a published segment's file that can write, and the mapping through which
-/// it was written, whose pages are in place. Nobody else has either.
+/// The one description of a published segment's file that can write, and the mapping of its draft,
+/// whose pages are in place up to `in_place`. Nobody else has either.
 #[derive(Debug)]
 pub(crate) struct Warm {
     file: File,
     mapping: Arc<Mapping>,
+    in_place: usize,
     _counted: CountedWarm,
 }
 
@@ -58,7 +63,7 @@ impl Drop for CountedWarm {
 
 impl Warm {
     /// Keeps both, out of forked children; `None` if it is not worth while, or there are too many.
-    pub(super) fn keep(file: &File, mapping: &Arc<Mapping>) -> Option<Self> {
+    pub(super) fn keep(file: &File, mapping: &Arc<Mapping>, in_place: usize) -> Option<Self> {
         if (mapping.len() as u64) < Spare::LEAST_BYTES {
             return None;
         }
@@ -67,6 +72,7 @@ impl Warm {
         Some(Self {
             file: file.try_clone().ok()?,
             mapping: Arc::clone(mapping),
+            in_place,
             _counted: counted,
         })
     }
@@ -123,6 +129,8 @@ pub(crate) struct Spare {
     hidden: Option<Hidden>,
     file: File,
     mapping: Option<Mapping>,
+    /// Up to here its pages are in place.
+    in_place: usize,
     length: u64,
     forks: u64,
 }
@@ -153,10 +161,15 @@ impl Spare {
         let Some(hidden) = Hidden::take(&name.path(), name.hide().path())? else {
             return Ok(None);
         };
-        let (file, mapping) = match warm {
-            Some(Warm { file, mapping, .. }) => (file, Arc::into_inner(mapping)),
+        let (file, mapping, in_place) = match warm {
+            Some(Warm {
+                file,
+                mapping,
+                in_place,
+                ..
+            }) => (file, Arc::into_inner(mapping), in_place),
             // Views were made of the mapping that wrote it.
-            None => (File::from(os::open_read_write(&hidden.path)?), None),
+            None => (File::from(os::open_read_write(&hidden.path)?), None, 0),
         };
         let status = os::status(&file)?;
         // What is in its place may be somebody else's, or have other names.
@@ -165,6 +178,7 @@ impl Spare {
             hidden: Some(hidden),
             file,
             mapping,
+            in_place,
             length,
             forks,
         }))
@@ -175,14 +189,13 @@ impl Spare {
     pub(crate) fn fresh(length: u64, goes_on: impl Fn() -> bool) -> Result<Option<Self>> {
         let forks = os::forks();
         let file = File::from(os::create_nameless(Path::new(os::DIRECTORY))?);
-        os::truncate(&file, length)?;
         let whole = usize::try_from(length).unwrap_or(usize::MAX);
         let mapping = Mapping::writable(&file, whole)?;
         mapping.keep_from_children()?;
         for start in (0..whole).step_by(STEP_BYTES) {
             let step = STEP_BYTES.min(whole - start);
             // Without a reservation, full memory would be an error of the mapping's.
-            if !goes_on() || !os::reserve(&file, start as u64, step as u64)? {
+            if !goes_on() || reserve(&file, &mapping, start, start + step, Hurry::No)?.is_none() {
                 return Ok(None);
             }
             mapping.populate(start..start + step)?;
@@ -192,6 +205,7 @@ impl Spare {
             hidden: None,
             file,
             mapping: Some(mapping),
+            in_place: whole,
             length,
             forks,
         }))
@@ -247,22 +261,52 @@ impl Spare {
         }
         os::truncate(&self.file, length)?;
         self.length = length;
+        self.in_place = self.in_place.min(whole);
         KillPoint::SpareResized.pass();
         Ok(true)
     }
 
+    /// Puts a few more of its pages in place, as large ones where they are to be had; false: they are.
+    /// Only while nobody has it.
+    pub(crate) fn settle(&mut self) -> Result<bool> {
+        let whole = usize::try_from(self.length).unwrap_or(usize::MAX);
+        let start = self.in_place;
+        let mapping = match &mut self.mapping {
+            Some(mapping) => mapping,
+            none => {
+                let mapping = Mapping::writable(&self.file, whole)?;
+                mapping.keep_from_children()?;
+                none.insert(mapping)
+            }
+        };
+        if start >= whole {
+            return Ok(false);
+        }
+        if self.hidden.is_some() && start == 0 {
+            // Whoever comes from here on finds no segment.
+            spoil(&self.file, whole)?;
+        }
+        let end = whole.min(start + SETTLED_BYTES);
+        enlarge(&self.file, mapping, start..end)?;
+        mapping.populate(start..end)?;
+        self.in_place = end;
+        KillPoint::SpareSettled.pass();
+        Ok(end < whole)
+    }
+
     /// The draft of segment `name`, in these pages.
     pub(crate) fn into_draft(self, name: &SegmentName, access: Access) -> Result<Box<dyn Draft>> {
-        let mapped = self.mapping.is_some();
+        let mut in_place = self.in_place;
         let mapping = if let Some(mapping) = self.mapping {
             mapping.share_with_children()?;
             mapping
         } else {
             let whole = usize::try_from(self.length).unwrap_or(usize::MAX);
+            in_place = 0;
             Mapping::writable(&self.file, whole)?
         };
         let pages = match self.hidden {
-            Some(hidden) => Pages::Reused { hidden, mapped },
+            Some(hidden) => Pages::Reused { hidden, in_place },
             None => Pages::Faulted,
         };
         let mapping = Arc::new(mapping);

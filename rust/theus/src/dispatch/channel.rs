@@ -471,7 +471,7 @@ impl Receiver {
             if inbox.fetch(handed_bytes)
                 || inbox.is_full()
                 || Instant::now() >= until
-                || self.socket.has_something()?
+                || self.socket.is_readable()?
             {
                 break;
             }
@@ -487,6 +487,15 @@ impl Receiver {
         if let Some(inbox) = &mut self.inbox {
             inbox.stop_polling();
         }
+    }
+
+    /// Whether something has arrived that is not taken yet, a part of a frame or its peer's end too.
+    ///
+    /// # Errors
+    /// [`Error::Os`] if the kernel does not say.
+    pub fn has_more(&self) -> Result<bool> {
+        let letter = self.inbox.as_ref().is_some_and(Inbox::is_full);
+        Ok(letter || self.incoming.has_begun() || self.socket.is_readable()?)
     }
 
     /// Reads once. True if there may be more to read at once.

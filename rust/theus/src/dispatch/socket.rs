@@ -186,11 +186,11 @@ impl Socket {
         }
     }
 
-    /// Whether reading would bring bytes, the end or an error at once.
-    pub(super) fn has_something(&self) -> Result<bool> {
-        let mut sockets = [PollFd::new(&self.fd, PollFlags::IN)];
-        match poll(&mut sockets, Some(&Timespec::default())) {
-            Ok(ready) => Ok(ready > 0),
+    /// Whether a read would bring something, the peer's end too.
+    pub(super) fn is_readable(&self) -> Result<bool> {
+        let now = Timespec::default();
+        match poll(&mut [PollFd::new(&self.fd, PollFlags::IN)], Some(&now)) {
+            Ok(count) => Ok(count > 0),
             Err(Errno::INTR) => Ok(false),
             Err(errno) => Err(failed("looking at the channel", errno)),
         }
