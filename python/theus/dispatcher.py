@@ -151,7 +151,7 @@ class Dispatcher:
             if not attended:
                 self._unattended.add(task.number)
                 self._stopping.watch(task)
-        if not waiting:
+        if not waiting or self._pool.may_take:  # an interrupt may have left some behind
             self._assign_first()
         elif waiting % _SUBMITTED == 0:  # else who moves the others forward comes to it
             self.pump(0.0)

@@ -105,6 +105,11 @@ class WorkerPool:
         """Return the worker whose channel or pidfd has this number."""
         return self._by_descriptor.get(descriptor)
 
+    @property
+    def may_take(self) -> bool:
+        """Whether there are idle workers, or may be more of them."""
+        return len(self.busy) < self._limit
+
     def idle(self) -> WorkerProcess | None:
         """Return a worker that has nothing to do: of several always the same, as it is awake."""
         for worker in self._workers:

@@ -211,6 +211,10 @@ impl Channel {
     /// the one that the fields were looked up in. None if there is no answer yet, or not one that can be
     /// taken without the socket: to be looked at as if the socket had news. Otherwise a frame, and
     /// `task` is out of the queue if it is its outcome.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what has to happen in one step comes in one call"
+    )]
     fn call<'py>(
         &self,
         py: Python<'py>,
