@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -57,16 +57,12 @@ class _Stopped(KeyboardInterrupt):
 class _Attachment:
     """An entry of a state as its descriptor tells it; mapped when it is first looked at."""
 
-    __slots__ = ("_attach", "_descriptor")
+    __slots__ = ("_attach", "_descriptor", "name")
 
     def __init__(self, descriptor: dict[str, Any], attach: Callable[[str], Segment]) -> None:
+        self.name: str = descriptor["segment"]
         self._descriptor = descriptor
         self._attach = attach
-
-    @property
-    def name(self) -> str:
-        """The segment's name."""
-        return self._descriptor["segment"]
 
     def view(self) -> Any:
         segment = self._attach(self.name)
@@ -123,12 +119,11 @@ class _Lying:
 
     def changed(self, gone: Iterable[_Attachment | None], come: Iterable[_Attachment]) -> _Lying:
         """Return those of another state, without some entries and with others."""
-        counts: dict[str, int] = {}
-        steps = [(entry, -1) for entry in gone if entry] + [(entry, 1) for entry in come]
-        for entry, step in steps:
-            name = entry.name
-            counts[name] = counts.get(name, self._counts.get(name, 0)) + step
-        return _Lying(changed(self._counts, {name: n or None for name, n in counts.items()}))
+        counts = Counter(entry.name for entry in come)
+        counts.subtract(entry.name for entry in gone if entry)
+        known = self._counts
+        changes = {name: known.get(name, 0) + n or None for name, n in counts.items()}
+        return _Lying(changed(known, changes))
 
 
 class Worker:
