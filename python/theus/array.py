@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import numpy as np
 
@@ -45,6 +45,9 @@ _AS_INTEGERS = {"b": "u1", "M": "i8", "m": "i8"}
 
 attached: WeakValueDictionary[str, Segment] = WeakValueDictionary()
 """Segments mapped in this process, by name, for as long as somebody holds them."""
+
+_views: WeakKeyDictionary[Segment | Output, ShmArray] = WeakKeyDictionary()
+"""The whole of each, as making an array of it takes several times as long as making one of that."""
 
 
 class ShmArray(np.ndarray[Any, Any]):
@@ -230,6 +233,20 @@ def view_segment(segment: Segment | Output) -> ShmArray:
     ShmArray
         Writable only for the owner of an unpublished or mutable entry.
     """
+    whole = _views.get(segment)
+    if whole is None:
+        whole = _view_anew(segment)
+        if not (isinstance(segment, _theus.Segment) and _is_constant(segment)):
+            return whole
+        _views[segment] = whole
+    return whole.view()  # whose shape its user may change
+
+
+def _is_constant(segment: Segment) -> bool:
+    return segment.published and not (segment.mutable or segment.kept_by_views)
+
+
+def _view_anew(segment: Segment | Output) -> ShmArray:
     shape, strides = segment.shape, segment.strides
     if segment.dtype is None:
         dtype = np.dtype(segment.element)

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -93,6 +94,20 @@ def test_a_late_write_neither_crashes_nor_reaches_a_reader(engine):
         draft.setflags(write=True)
     assert engine.heavy["x"].sum() == 5000
     assert engine.submit(lambda ctx: int(ctx.heavy["x"].sum())).result() == 5000
+
+
+def test_each_look_is_an_array_of_its_own_over_the_same_bytes(engine):
+    engine.heavy.put("x", np.arange(6))
+    first, second = engine.heavy["x"], engine.heavy["x"]
+    assert first is not second
+    assert first.base is not second
+    assert first.__array_interface__["data"] == second.__array_interface__["data"]
+    path = engine.heavy.path("x")
+    engine.heavy.free("x")
+    assert first.tolist() == second.tolist() == list(range(6))
+    del first, second
+    assert not os.path.exists(path)
+    assert path not in Path("/proc/self/maps").read_text()
 
 
 def test_what_a_fork_could_write_is_copied_at_publication(engine):

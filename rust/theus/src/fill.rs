@@ -284,12 +284,10 @@ impl<'a> Growing<'a> {
         }
         let storage = self.place.storage();
         let fits = |available: Available| more <= available.bytes;
-        let has_room = || storage.available().is_none_or(fits);
+        let has_room = || Ok(storage.available().is_none_or(fits).then_some(()));
         let full = || storage.full(self.key, length);
         match &mut self.draft {
-            _ if more > 0 && !has_room() && !(zone::make_room() && has_room()) => {
-                return Err(full());
-            }
+            _ if more > 0 && zone::with_room(has_room)?.is_none() => return Err(full()),
             Some(draft) => {
                 if draft.mapping().len() as u64 != length && !draft.resize(length)? {
                     return Err(full());
@@ -297,11 +295,7 @@ impl<'a> Growing<'a> {
             }
             None => {
                 let create = || storage.create(self.name, self.access, length, length);
-                let mut draft = create()?;
-                if draft.is_none() && zone::make_room() {
-                    draft = create()?;
-                }
-                self.draft = Some(draft.ok_or_else(full)?);
+                self.draft = Some(zone::with_room(create)?.ok_or_else(full)?);
             }
         }
         if let Place::Memory(_) = self.place {

@@ -57,10 +57,7 @@ impl Transient {
             });
         }
         let in_memory = || reserve(Path::new(os::DIRECTORY), memory, length);
-        let mut file = in_memory()?;
-        if file.is_none() && zone::make_room() {
-            file = in_memory()?;
-        }
+        let mut file = zone::with_room(in_memory)?;
         if let (None, Some(spill)) = (&file, spill) {
             file = reserve(spill, SpillDirectory::at(spill).storage(), length)?;
         }

@@ -2,11 +2,18 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Place, SpillDirectory};
 use crate::budget::Budget;
 use crate::descriptor::SessionId;
+use crate::error::Result;
 use crate::pool::Pool;
+
+/// How long memory that was given back may take until it is free.
+const LET_GO_WITHIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Who may have memory ready, of all zones of this process.
 static READY: Mutex<Vec<Ready>> = Mutex::new(Vec::new());
@@ -20,7 +27,7 @@ struct Ready {
 
 /// Has every session of this process give back what it has ready and nobody uses; whether any had
 /// something.
-pub(crate) fn make_room() -> bool {
+fn make_room() -> bool {
     // Who holds it makes room already, or was another thread when this child was forked.
     let Ok(mut ready) = READY.try_lock() else {
         return false;
@@ -36,6 +43,21 @@ pub(crate) fn make_room() -> bool {
         };
     }
     made
+}
+
+/// What comes of `attempt`, and if that is nothing, of further ones when others have given back what
+/// they had ready: who had a part of it mapped, as it had just been published, lets go a little later.
+pub(crate) fn with_room<T>(attempt: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
+    let mut found = attempt()?;
+    if found.is_none() && make_room() {
+        let start = Instant::now();
+        found = attempt()?;
+        while found.is_none() && start.elapsed() < LET_GO_WITHIN {
+            thread::sleep(LOOK_AGAIN);
+            found = attempt()?;
+        }
+    }
+    Ok(found)
 }
 
 fn register(budget: &Arc<Budget>, pool: Option<&Arc<Pool>>) {
