@@ -144,6 +144,7 @@ class Worker:
         # What the owner keeps for the task: its state's segments, and those that it was sent.
         self._lying = _Lying({})
         self._sent: set[str] = set()
+        self._unseen: set[str] = set()
         self._calls = Calls(channel, control, wire.NOTHING.data, self._ended, _flush)
 
     def serve(self) -> None:
@@ -173,6 +174,9 @@ class Worker:
             except Exception as error:  # a task's own exceptions are answered
                 msg = f"a frame of kind {kind} means nothing here: {error!r}"
                 raise ProtocolError(msg) from error
+            if self._unseen and not channel.has_more():
+                unseen, self._unseen = self._unseen, set[str]()
+                look_ahead(unseen, self._attach, channel.has_more)
 
     # --- frames ---
 
@@ -201,8 +205,7 @@ class Worker:
         domain = domain.changed(dict.fromkeys(keys["removed"]))
         domain = domain.changed(dict(zip(keys["set"], messages, strict=True)))
         self._states[fields[0]] = (domain, heavy, lying)
-        new = {entry.name for entry in come.values()} - self._segments.keys()
-        look_ahead(new, self._attach, self._channel.has_more)
+        self._unseen = {entry.name for entry in come.values()} - self._segments.keys()
 
     def _forget_state(self, version: int) -> None:
         self._states.pop(version, None)

@@ -202,7 +202,6 @@ class Dispatcher:
         finally:
             self._lock.release()
 
-
     def look_at(self, worker: WorkerProcess, task: Task) -> None:
         """Look at a worker whose task was sent and not answered, or that broke off its channel."""
         with InterruptsDeferred():
