@@ -34,6 +34,7 @@ def main():
     console = Console(width=110)
     result = results.Result({**machine.describe(), "load": machine.load()})
     console.print(machine.sentence(result.machine), report.HOW_TO_READ, sep="\n\n")
+    place = chosen.into or (None if chosen.smoke else results.PLACE)
     raised = False
     for kind in chosen.only:
         for group in import_module(f"rows.{kind}").groups(Scale(chosen.smoke)):
@@ -43,9 +44,9 @@ def main():
             for row in group.rows:
                 if row.key in result.rows:
                     report.print_row(console, result.rows[row.key])
-    place = chosen.into or (None if chosen.smoke else results.PLACE)
+        if place is not None:  # what comes later may fail
+            result.save(place / "latest.json")
     if place is not None:
-        result.save(place / "latest.json")
         (place / "latest.md").write_text(report.markdown(result))
         if not report.draw(result, place):
             console.print("no charts: matplotlib is not installed here")

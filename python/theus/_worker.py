@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus import _theus, chunks, wire
 from theus._theus import Calls, Channel, Control, Segment, Transient, Zone
-from theus.array import Handle, restore_dtype
+from theus.array import Handle, ShmArray, restore_dtype
 from theus.context import ParallelContext, looked_at
 from theus.contracts import Arguments, finish, plan
 from theus.entry import view_entry
@@ -42,6 +42,8 @@ CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
 CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
 
 _SPIN_S = 50e-6
+_MOST_SEEN = 1024
+"""How many arrays of entries are kept for the next look, as each keeps its mapping."""
 _NONE = pickle.dumps(None, wire.PROTOCOL)
 _OWNER_ENDS_S = 30.0  # longer than the kernel takes to end a process with much memory
 
@@ -57,16 +59,30 @@ class _Stopped(KeyboardInterrupt):
 class _Attachment:
     """An entry of a state as its descriptor tells it; mapped when it is first looked at."""
 
-    __slots__ = ("_attach", "_descriptor", "name")
+    __slots__ = ("_attach", "_descriptor", "_seen", "name")
 
-    def __init__(self, descriptor: dict[str, Any], attach: Callable[[str], Segment]) -> None:
+    def __init__(
+        self,
+        descriptor: dict[str, Any],
+        attach: Callable[[str], Segment],
+        seen: dict[str, ShmArray],
+    ) -> None:
         self.name: str = descriptor["segment"]
         self._descriptor = descriptor
         self._attach = attach
+        self._seen = seen
 
     def view(self) -> Any:
+        whole = self._seen.get(self.name)
+        if whole is not None and "view" not in self._descriptor:
+            return whole.view()  # whose shape its user may change
         segment = self._attach(self.name)
-        return view_entry(segment, self._handle(segment), self._part())
+        viewed = view_entry(segment, self._handle(segment), self._part())
+        if type(viewed) is ShmArray and "view" not in self._descriptor and not segment.mutable:
+            if len(self._seen) >= _MOST_SEEN:
+                self._seen.clear()
+            self._seen[self.name] = viewed.view()
+        return viewed
 
     def _handle(self, segment: Segment) -> Handle | None:
         view = self._descriptor.get("view")
@@ -137,6 +153,7 @@ class Worker:
         self._spill_dir = zone.spill_dir
         self._segments: dict[str, Segment] = {}
         self._names: dict[int, str] = {}
+        self._seen: dict[str, ShmArray] = {}
         self._states: dict[int, _State] = {}
         self._functions: dict[int, tuple[int, bytes, Transient | None]] = {}
         self._planned: dict[int, tuple[Callable[..., Any], Arguments]] = {}
@@ -197,7 +214,7 @@ class Worker:
             domain, heavy, lying = _LazyDomain({}), {}, _Lying({})
             entries, keys = {"removed": [], "set": entries}, {"removed": [], "set": keys}
         removed: list[str] = entries["removed"]
-        come = {d["key"]: _Attachment(d, self._attach) for d in entries["set"]}
+        come = {d["key"]: _Attachment(d, self._attach, self._seen) for d in entries["set"]}
         gone = dict.fromkeys([*removed, *come])
         lying = lying.changed(map(heavy.get, gone), come.values())
         heavy = changed(changed(heavy, dict.fromkeys(removed)), come)
@@ -229,6 +246,7 @@ class Worker:
         for number in numbers:
             name = self._names.pop(number, None)
             if name is not None:
+                self._seen.pop(name, None)
                 del self._segments[name]
 
     # --- tasks ---

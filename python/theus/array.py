@@ -49,6 +49,9 @@ attached: WeakValueDictionary[str, Segment] = WeakValueDictionary()
 _views: WeakKeyDictionary[Segment | Output, ShmArray] = WeakKeyDictionary()
 """The whole of each, as making an array of it takes several times as long as making one of that."""
 
+_MOST_VIEWS = 1024
+"""How many of them are kept, as each keeps its mapping."""
+
 
 class ShmArray(np.ndarray[Any, Any]):
     """A numpy array whose bytes lie in shared memory, or a view of one.
@@ -238,6 +241,8 @@ def view_segment(segment: Segment | Output) -> ShmArray:
         whole = _view_anew(segment)
         if not (isinstance(segment, _theus.Segment) and _is_constant(segment)):
             return whole
+        if len(_views) >= _MOST_VIEWS:
+            _views.clear()
         _views[segment] = whole
     return whole.view()  # whose shape its user may change
 

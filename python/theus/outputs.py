@@ -9,7 +9,7 @@ import numpy as np
 
 from theus import incoming, tensor
 from theus.array import Handle, ShmArray, extent, view_segment
-from theus.entry import HeavyView
+from theus.entry import HeavyView, find_entry
 from theus.filling import TableDraft, check_schema
 from theus.table import view_arrow
 
@@ -152,10 +152,10 @@ class TaskHeavy(HeavyView):
         EntryNotFoundError
             If there is neither.
         """
-        if name in self._tables:
+        if self._tables and name in self._tables:
             return self._tables[name]
-        made = self._outputs.get(name)
-        return super().__getitem__(name) if made is None else self._view(made)
+        made = self._outputs.get(name) if self._outputs else None
+        return find_entry(self._entries, name).view() if made is None else self._view(made)
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys([*self._entries, *self._outputs, *self._tables]))

@@ -84,6 +84,8 @@ class MapResults(Iterator[T], AsyncIterator[T]):
 
     def __next__(self) -> T:
         """Return the next item's result, waiting for it."""
+        if self._values and self._bar is None:
+            return self._values.popleft()
         with self._watching():  # an interrupt that finds a future taken ends the iteration
             while not self._values:
                 flight = self._next_flight()
