@@ -129,7 +129,7 @@ bench: build $(FLOOR) ## peers side by side; SMOKE=1 for a short run, README=1 t
 	$(CARGO_BENCH) --bench instructions
 else
 bench: bench-env $(FLOOR)
-	THEUS_FLOOR=$(FLOOR) $(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY) --into $(TARGET)/bench)
+	THEUS_FLOOR=$(FLOOR) $(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY) $(if $(README),--add,--into $(TARGET)/bench))
 	$(if $(README),$(BENCH_ENV)/bin/python benches/python/readme.py)
 endif
 

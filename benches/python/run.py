@@ -30,14 +30,19 @@ def main():
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--only", nargs="+", choices=KINDS, default=KINDS, metavar="KIND")
     parser.add_argument("--into", type=Path, help="where results go; nowhere in a smoke run")
+    parser.add_argument("--add", action="store_true", help="to the rows that are there")
     chosen = parser.parse_args()
     console = Console(width=110)
     result = results.Result({**machine.describe(), "load": machine.load()})
     console.print(machine.sentence(result.machine), report.HOW_TO_READ, sep="\n\n")
     place = chosen.into or (None if chosen.smoke else results.PLACE)
+    if chosen.add and place is not None:
+        result.rows = results.Result.load(place / "latest.json").rows
     raised = False
     for kind in chosen.only:
         for group in import_module(f"rows.{kind}").groups(Scale(chosen.smoke)):
+            for row in group.rows:
+                result.rows.pop(row.key, None)
             for measured in rounds.measure(group):
                 result.add(measured)
                 raised |= measured.raised

@@ -530,15 +530,15 @@ class Lane:
         An iterator: the task's number is the next for each call.
     fields
         The version, function and call of the TASK frame.
-    state, function, code, bindings, specs, path
-        What has to be as it was: the function's code, the globals that it reads, the modules that
-        it leans on, and ``sys.path``.
+    function, code, bindings, specs, path
+        What has to be as it was, beside the state's version: the function's code, the globals that
+        it reads, the modules that it leans on, and ``sys.path``.
     failed
         Called with the task and its ERROR frame; what it returns is the call's.
     limit_s
         How long an outcome is polled for.
     task
-        What stands in the queue.
+        What stands in the queue. It has the state while it does, and no longer.
     epoch
         The channel's, of the moment in which the worker was seen to know state and function.
     """
@@ -552,7 +552,6 @@ class Lane:
         most_busy: int,
         numbers: Iterator[int],
         fields: tuple[int, int, int],
-        state: object,
         function: Callable[..., Any],
         code: CodeType,
         bindings: list[tuple[dict[str, Any], str, object]],

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from theus.functions import Reference, References
     from theus.pool import WorkerPool
-    from theus.state import State
     from theus.worker_process import Frame, WorkerProcess
 
 __all__ = ["SPIN_S", "ShortCuts"]
@@ -92,7 +91,8 @@ class ShortCuts:
         self._references = references
         self._numbers = numbers
         self._pending = pending
-        self._last: tuple[Reference, State] | None = None
+        # Versions, as a state would keep its entries after they were freed.
+        self._last: tuple[Reference, int] | None = None
         self.lanes: dict[Callable[..., Any], Lane] = {}
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ class ShortCuts:
 
     def _open_lane(self, worker: WorkerProcess, task: Task) -> None:
         """Let calls of the same function in the same state go by a lane, from the third on."""
-        last, self._last = self._last, (task.reference, task.state)
+        last, self._last = self._last, (task.reference, task.state.version)
         watched = self._references.watched(task.reference)
         epoch = worker.channel.epoch  # before what it knows is looked up
         function = worker.number_of(task)
@@ -170,7 +170,6 @@ class ShortCuts:
             most_busy=CORES - 2,
             numbers=self._numbers,
             fields=(task.state.version, function, task.call),
-            state=task.state,
             function=task.reference.function,
             code=code,
             bindings=bindings,

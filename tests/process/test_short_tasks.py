@@ -122,6 +122,18 @@ def test_each_state_is_the_one_of_its_moment(tasks):
     run(scenario)
 
 
+def test_what_is_freed_is_not_kept_for_the_next_call(tasks):
+    async def scenario(engine):
+        engine.heavy.put("x", np.arange(1000))
+        await warm(engine, tasks.seen)
+        assert await engine.execute(tasks.seen) == 499_500
+        path = Path(engine.heavy.path("x"))
+        engine.heavy.free("x")
+        return path.exists()
+
+    assert not run(scenario)
+
+
 def test_a_function_that_turns_slow_large_or_wrong_is_a_task_like_others(tasks):
     async def scenario(engine):
         for mood in ["slow", "large", "failing", "making", "dying", "good", "hanging"] * 2:

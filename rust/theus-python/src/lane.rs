@@ -28,7 +28,6 @@ pub(crate) struct Lane {
     most_busy: isize,
     numbers: Py<PyAny>,
     fields: (u64, u64, u64),
-    state: Py<PyAny>,
     function: Py<PyAny>,
     code: Py<PyAny>,
     /// The globals that the function reads: where, under which name, and what.
@@ -47,17 +46,19 @@ pub(crate) struct Lane {
 impl Lane {
     /// `channel` and `queue` are the worker's. No task may be in `pending`, and not more than
     /// `most_busy` workers be in `busy`. The task, which stands in the queue meanwhile, gets the next
-    /// of `numbers` for each call; `fields` are the version, function and call of its frame. The
-    /// `state`, the `code` of the `function`, the globals in `bindings`, the modules in `specs` and
-    /// `sys.path` have to be as they were. `failed` is called with the task and its ERROR frame, and
-    /// what it returns is the call's. An outcome is polled for up to `limit_s`. `epoch` is the channel's
-    /// of the moment in which the worker was seen to know the state and the function.
+    /// of `numbers` and the state for each call, and keeps the latter no longer; `fields` are the
+    /// version, function and call of its frame. The version, the `code` of the `function`, the globals
+    /// in `bindings`, the modules in `specs` and `sys.path` have to be as they were. `failed` is called
+    /// with the task and its ERROR frame, and what it returns is the call's. An outcome is polled for up
+    /// to `limit_s`. `epoch` is the channel's of the moment in which the worker was seen to know the
+    /// state and the function.
     #[new]
     #[expect(
         clippy::too_many_arguments,
         reason = "all of it has to be the same for a call"
     )]
     fn new(
+        py: Python<'_>,
         channel: Py<Channel>,
         queue: Py<PyAny>,
         pending: Py<PyAny>,
@@ -65,7 +66,6 @@ impl Lane {
         most_busy: isize,
         numbers: Py<PyAny>,
         fields: (u64, u64, u64),
-        state: Py<PyAny>,
         function: Py<PyAny>,
         code: Py<PyAny>,
         bindings: Vec<(Py<PyDict>, Py<PyString>, Py<PyAny>)>,
@@ -76,6 +76,7 @@ impl Lane {
         task: Py<PyAny>,
         epoch: u64,
     ) -> PyResult<Self> {
+        task.setattr(py, intern!(py, "state"), py.None())?;
         Ok(Self {
             channel,
             queue,
@@ -84,7 +85,6 @@ impl Lane {
             most_busy,
             numbers,
             fields,
-            state,
             function,
             code,
             bindings,
@@ -116,7 +116,8 @@ impl Lane {
         let Some(task) = place.as_ref().map(|task| task.bind(py).clone()) else {
             return miss(py);
         };
-        if !self.state.is(state)
+        let (version, known, call) = self.fields;
+        if state.getattr(intern!(py, "version"))?.extract::<u64>()? != version
             || self.pending.bind(py).is_truthy()?
             || self.busy.bind(py).len().cast_signed() > self.most_busy
             || !self.is_unchanged(py)?
@@ -125,7 +126,7 @@ impl Lane {
         }
         let number = self.numbers.call_method0(py, intern!(py, "__next__"))?;
         task.setattr(intern!(py, "number"), &number)?;
-        let (version, known, call) = self.fields;
+        task.setattr(intern!(py, "state"), state)?;
         let fields = [number.extract(py)?, version, known, call];
         let call = Call {
             queue: self.queue.bind(py),
@@ -135,11 +136,13 @@ impl Lane {
             limit: self.limit,
             epoch: self.epoch,
         };
-        let exchanged = self
-            .channel
-            .get()
-            .exchange(py, &call, |frame| Answer::of(py, frame))?;
-        match exchanged {
+        let channel = self.channel.get();
+        let exchanged = channel.exchange(py, &call, |frame| Answer::of(py, frame));
+        if !matches!(exchanged, Ok(Exchange::Sent)) {
+            // It would keep the entries of the state after they were freed.
+            task.setattr(intern!(py, "state"), py.None())?;
+        }
+        match exchanged? {
             Exchange::Busy => miss(py),
             Exchange::Sent => {
                 *place = None;
