@@ -40,15 +40,7 @@ def main():
         result.rows = results.Result.load(place / "latest.json").rows
     raised = False
     for kind in chosen.only:
-        for group in import_module(f"rows.{kind}").groups(Scale(chosen.smoke)):
-            for row in group.rows:
-                result.rows.pop(row.key, None)
-            for measured in rounds.measure(group):
-                result.add(measured)
-                raised |= measured.raised
-            for row in group.rows:
-                if row.key in result.rows:
-                    report.print_row(console, result.rows[row.key])
+        raised |= measure(kind, Scale(chosen.smoke), result, console)
         if place is not None:  # what comes later may fail
             result.save(place / "latest.json")
     if place is not None:
@@ -57,6 +49,21 @@ def main():
             console.print("no charts: matplotlib is not installed here")
     if raised:
         sys.exit("a contestant raised: see above")
+
+
+def measure(kind, scale, result, console):
+    """Measure the rows of a kind, anew if they are there, and show them; whether someone raised."""
+    raised = False
+    for group in import_module(f"rows.{kind}").groups(scale):
+        for row in group.rows:
+            result.rows.pop(row.key, None)
+        for measured in rounds.measure(group):
+            result.add(measured)
+            raised |= measured.raised
+        for row in group.rows:
+            if row.key in result.rows:
+                report.print_row(console, result.rows[row.key])
+    return raised
 
 
 if __name__ == "__main__":
