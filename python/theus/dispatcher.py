@@ -187,20 +187,24 @@ class Dispatcher:
         A few times between two tasks: where one entry after the other is put, and none looked at,
         nobody gains by it.
         """
-        if not self._lock.acquire(blocking=False):  # whoever has it gives them something to do
+        with InterruptsDeferred():  # which would leave the lock held
+            if not self._lock.acquire(blocking=False):
+                return  # whoever has it gives them something to do
+            try:
+                self._announce(state)
+            finally:
+                self._lock.release()
+
+    def _announce(self, state: State) -> None:
+        before, self._announced_at = self._announced_at, next(self._numbers)
+        # Tasks are numbered too.
+        self._announced = self._announced + 1 if self._announced_at == before + 1 else 1
+        if self._announced > _ANNOUNCED:
             return
-        try:
-            before, self._announced_at = self._announced_at, next(self._numbers)
-            # Tasks are numbered too.
-            self._announced = self._announced + 1 if self._announced_at == before + 1 else 1
-            if self._announced > _ANNOUNCED:
-                return
-            for worker in self._pool.resting():
-                with contextlib.suppress(OSError, EOFError):  # a worker that has just died
-                    worker.announce(state)
-                    self._pool.watch_writes(worker)
-        finally:
-            self._lock.release()
+        for worker in self._pool.resting():
+            with contextlib.suppress(OSError, EOFError):  # a worker that has just died
+                worker.announce(state)
+                self._pool.watch_writes(worker)
 
     def look_at(self, worker: WorkerProcess, task: Task) -> None:
         """Look at a worker whose task was sent and not answered, or that broke off its channel."""
