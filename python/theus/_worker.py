@@ -253,6 +253,7 @@ class Worker:
 
     def _task(self, fields: tuple[int, ...], attachments: list[bytes]) -> None:
         task, version, number, call = fields
+        self._unseen = set()  # it looks at what it needs of its state
         inputs = self._message(attachments[0])
         control, calls = self._control, self._calls
         control.running = task
