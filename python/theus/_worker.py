@@ -150,7 +150,6 @@ class Worker:
         self._channel = channel
         self._control = control
         self._zone = zone
-        self._spill_dir = zone.spill_dir
         self._segments: dict[str, Segment] = {}
         self._names: dict[int, str] = {}
         self._seen: dict[str, ShmArray] = {}

@@ -118,7 +118,6 @@ class Arguments:
     context: bool
     named: frozenset[str]
     takes_item: bool
-    item_name: str | None
     first_name: str | None
 
     def call(self, fn: Callable[..., Any], ctx: object, inputs: Mapping[str, Any]) -> Any:
@@ -154,18 +153,14 @@ def _inspect(fn: Callable[..., Any]) -> Arguments:
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except (TypeError, ValueError):  # a builtin without a signature
-        return Arguments(
-            context=False, named=frozenset(), takes_item=False, item_name=None, first_name=None
-        )
+        return Arguments(context=False, named=frozenset(), takes_item=False, first_name=None)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     spread = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     rest = positional[1:] + [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-    item = positional[1] if len(positional) > 1 else None
     return Arguments(
         context=bool(positional) or spread,
         named=frozenset(p.name for p in rest if p.kind is not p.POSITIONAL_ONLY),
-        takes_item=item is not None or spread,
-        item_name=item.name if item is not None and item.kind is not item.POSITIONAL_ONLY else None,
+        takes_item=len(positional) > 1 or spread,
         first_name=positional[0].name if positional else None,
     )
 

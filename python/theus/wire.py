@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from theus._theus import Segment
     from theus.outputs import TaskHeavy
 
-__all__ = ["NOTHING", "PROTOCOL", "Message", "Pins", "dumps", "load_error", "loads", "plain"]
+__all__ = ["NOTHING", "PROTOCOL", "Message", "dumps", "load_error", "loads", "plain"]
 
 PROTOCOL = 5
 

@@ -109,10 +109,7 @@ impl Channel {
         attachments: Vec<Payload>,
     ) -> PyResult<()> {
         let mut sender = lock(py, &self.sender);
-        let slices: Vec<&[u8]> = attachments
-            .iter()
-            .map(|payload| payload.bytes(py))
-            .collect();
+        let slices = slices(py, &attachments);
         let sender = open(&mut *sender)?;
         Kind::from_number(kind)
             .and_then(|kind| sender.queue(kind, &fields, &slices))
@@ -435,15 +432,19 @@ impl Channel {
         // First the lock, as waiting for it lets other threads have the GIL, and the bytes.
         let mut sender = lock(py, &self.sender);
         let sender = open(&mut *sender)?;
-        let slices: Vec<&[u8]> = attachments
-            .iter()
-            .map(|payload| payload.bytes(py))
-            .collect();
+        let slices = slices(py, attachments);
         let mut keep = |index: usize, skip| attachments[index].keep(py, skip);
         Kind::from_number(kind)
             .and_then(|kind| sender.send(kind, fields, &slices, &mut keep))
             .map_err(|error| to_py(py, error))
     }
+}
+
+fn slices<'a>(py: Python<'_>, attachments: &'a [Payload]) -> Vec<&'a [u8]> {
+    attachments
+        .iter()
+        .map(|payload| payload.bytes(py))
+        .collect()
 }
 
 pub(crate) fn duration(name: &str, seconds: f64) -> PyResult<Duration> {
@@ -460,10 +461,7 @@ fn encode_frame(
     fields: Vec<u64>,
     attachments: Vec<Payload>,
 ) -> PyResult<Bound<'_, PyBytes>> {
-    let slices: Vec<&[u8]> = attachments
-        .iter()
-        .map(|payload| payload.bytes(py))
-        .collect();
+    let slices = slices(py, &attachments);
     Kind::from_number(kind)
         .and_then(|kind| dispatch::encode(kind, &fields, &slices))
         .map(|frame| PyBytes::new(py, &frame))
