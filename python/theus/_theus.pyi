@@ -28,6 +28,8 @@ KIND_RELEASE: Final[int]
 KIND_SHUTDOWN: Final[int]
 KIND_PARTS: Final[int]
 KIND_OUTPUT: Final[int]
+KIND_LOG: Final[int]
+KIND_PROGRESS: Final[int]
 
 # A frame is (kind, fields as unsigned 64 bit integers, attachments).
 

@@ -10,7 +10,7 @@ import pytest
 from theus import _theus, errors
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
-GOLDEN = json.loads((SCHEMAS / "golden/frames.json").read_text())
+GOLDEN = json.loads((SCHEMAS / "golden/frames-2.json").read_text())
 
 
 @pytest.mark.parametrize("vector", GOLDEN["frames"], ids=lambda vector: vector["name"])

@@ -71,7 +71,7 @@ fn write_the_seeds() {
         fs::write(place(target).join(name), bytes).unwrap();
     };
 
-    let golden = include_str!("../../../schemas/golden/frames.json");
+    let golden = include_str!("../../../schemas/golden/frames-2.json");
     let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
     let mut all = Vec::new();
     let bytes_of = |hex: &str| -> Vec<u8> {

@@ -5,7 +5,7 @@ use theus::dispatch::{Count, Kind, PROTOCOL_VERSION, decode, encode};
 use theus::error::Error;
 
 const FRAMES: &str = include_str!("../../../schemas/frames.json");
-const GOLDEN: &str = include_str!("../../../schemas/golden/frames.json");
+const GOLDEN: &str = include_str!("../../../schemas/golden/frames-2.json");
 
 fn load(text: &str) -> Value {
     serde_json::from_str(text).unwrap()

@@ -15,7 +15,7 @@ use super::kind::Kind;
 use crate::error::{Error, Result};
 
 /// The version of the protocol that this build speaks.
-pub const PROTOCOL_VERSION: u8 = 1;
+pub const PROTOCOL_VERSION: u8 = 2;
 
 const MAGIC: [u8; 2] = *b"TH";
 pub(super) const PREFIX_BYTES: usize = 16;

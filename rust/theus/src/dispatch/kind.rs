@@ -39,7 +39,7 @@ impl fmt::Display for Count {
 pub enum Kind {
     /// Owner to worker, first of all: what the worker takes over from its owner's environment.
     Setup = 1,
-    /// Worker to owner: ready, with its protocol version and process id.
+    /// Worker to owner, first of all: ready, with its protocol version, process id and what it can.
     Hello = 2,
     /// Owner to worker: a version of the state that tasks will refer to.
     State = 3,
@@ -63,11 +63,15 @@ pub enum Kind {
     Parts = 12,
     /// Worker to owner: a nameless segment with an entry that the next result refers to.
     Output = 13,
+    /// Worker to owner: a line for its log.
+    Log = 14,
+    /// Worker to owner: how far a task is.
+    Progress = 15,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Setup,
         Self::Hello,
         Self::State,
@@ -81,6 +85,8 @@ impl Kind {
         Self::Shutdown,
         Self::Parts,
         Self::Output,
+        Self::Log,
+        Self::Progress,
     ];
 
     /// The kind with this number.
@@ -117,6 +123,8 @@ impl Kind {
             Self::Shutdown => "SHUTDOWN",
             Self::Parts => "PARTS",
             Self::Output => "OUTPUT",
+            Self::Log => "LOG",
+            Self::Progress => "PROGRESS",
         }
     }
 
@@ -126,9 +134,9 @@ impl Kind {
         match self {
             Self::Setup | Self::Shutdown => Count::Exactly(0),
             Self::State | Self::ForgetState | Self::ForgetFunction => Count::Exactly(1),
-            Self::Hello | Self::Function | Self::Result | Self::Output => Count::Exactly(2),
+            Self::Hello | Self::Function | Self::Result | Self::Output | Self::Log => Count::Exactly(2),
             Self::Parts => Count::AtLeast(3),
-            Self::Error => Count::Exactly(3),
+            Self::Error | Self::Progress => Count::Exactly(3),
             Self::Task => Count::Exactly(4),
             Self::Release => Count::AtLeast(0),
         }
@@ -138,14 +146,19 @@ impl Kind {
     #[must_use]
     pub const fn attachments(self) -> Count {
         match self {
-            Self::Hello
-            | Self::ForgetState
+            Self::ForgetState
             | Self::ForgetFunction
             | Self::Release
             | Self::Shutdown
             | Self::Parts
             | Self::Output => Count::Exactly(0),
-            Self::Setup | Self::Function | Self::Task | Self::Result => Count::Exactly(1),
+            Self::Setup
+            | Self::Hello
+            | Self::Function
+            | Self::Task
+            | Self::Result
+            | Self::Log
+            | Self::Progress => Count::Exactly(1),
             Self::Error => Count::Exactly(2),
             Self::State => Count::AtLeast(2),
         }

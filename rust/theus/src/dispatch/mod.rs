@@ -8,7 +8,7 @@
 //!          ------------------------------------------------->
 //!   owner                  channel (stream socket)              worker
 //!          <-------------------------------------------------
-//!             HELLO, RESULT, ERROR
+//!         HELLO, RESULT, ERROR, LOG, PROGRESS
 //!
 //!          cancel ------->  control (shared page)  <------- running
 //!          pidfd  ----------------- watch ----------------> sweep, exit
