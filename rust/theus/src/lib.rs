@@ -75,6 +75,8 @@ mod store;
 pub mod sweep;
 pub mod tensor;
 pub mod transient;
+#[cfg(feature = "worker")]
+pub mod worker;
 pub mod zone;
 
 pub use backend::{Backend, Capabilities, SpillDirectory};
