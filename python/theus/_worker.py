@@ -29,6 +29,7 @@ from theus.contracts import Arguments, finish, plan
 from theus.entry import view_entry
 from theus.errors import ProtocolError, RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
+from theus.hello import PICKLE
 from theus.persistent import changed
 from theus.prefetch import look_ahead
 from theus.table import TablePart
@@ -40,6 +41,7 @@ __all__ = ["main"]
 
 CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
 CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
+CAUSE_STOPPED = 5
 
 _SPIN_S = 50e-6
 _MOST_SEEN = 1024
@@ -170,7 +172,9 @@ class Worker:
         channel = self._channel
         signal.signal(signal.SIGINT, self._on_interrupt)
         wire.attach_with(self._attach_given)
-        channel.send_blocking(_theus.KIND_HELLO, (_theus.PROTOCOL_VERSION, os.getpid()))
+        channel.send_blocking(
+            _theus.KIND_HELLO, (_theus.PROTOCOL_VERSION, os.getpid()), (_describe_self(),)
+        )
         handlers: dict[int, Callable[[tuple[int, ...], list[bytes]], None]] = {
             _theus.KIND_SETUP: self._setup,
             _theus.KIND_STATE: self._state,
@@ -349,7 +353,8 @@ class Worker:
         """Return the cause code of an ERROR frame, the exception, and the traceback."""
         if isinstance(error, StaleReferenceError):
             return CAUSE_STALE, wire.Message(b""), str(error).encode()
-        cause = CAUSE_UNPICKLABLE if isinstance(error, UnpicklableError) else CAUSE_RAISED
+        cause = CAUSE_STOPPED if isinstance(error, _Stopped) else CAUSE_RAISED
+        cause = CAUSE_UNPICKLABLE if isinstance(error, UnpicklableError) else cause
         sendable, text = self._sendable(error)
         message = wire.dumps(sendable, self._pin, label="exception")
         return cause, message, text.encode(errors="backslashreplace")
@@ -400,6 +405,17 @@ class Worker:
         return self._segments.get(name) if known else None
 
 
+def _describe_self() -> bytes:
+    """Return the attachment of HELLO."""
+    said = {
+        "language": "python",
+        "library": f"theus {_theus.__version__}",
+        "capabilities": [PICKLE],
+        "tasks": [],
+    }
+    return json.dumps(said).encode()
+
+
 def _describe(describe: Callable[[], str]) -> str:
     """Return what the user's code says of its exception, or that it fails at that too."""
     try:
@@ -428,13 +444,14 @@ def _take_stderr(stderr: int, trace: int) -> None:
         os.write(2, early)
 
 
-def main(arguments: list[str]) -> None:
-    """Run a worker; the arguments are the session, six inherited descriptors, and its seat."""
-    session = arguments[0]
-    channel, control, owner, trace, budget, stderr, seat = map(int, arguments[1:])
-    _theus.watch_owner(owner, session)
+def main(launch: Mapping[str, Any]) -> None:
+    """Run a worker; ``schemas/worker.json`` says what `launch` tells it."""
+    session, stderr, trace = launch["session"], launch["stderr"], launch["trace"]
+    _theus.watch_owner(launch["owner"], session)
     worker = Worker(
-        Channel.from_fd(channel), Control.from_fd(control), Zone.from_fd(budget, seat, session)
+        Channel.from_fd(launch["channel"]),
+        Control.from_fd(launch["control"]),
+        Zone.from_fd(launch["budget"], launch["seat"], session),
     )
     _take_stderr(stderr, trace)
     faulthandler.enable(file=trace)
@@ -450,4 +467,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    # Popped before all else, as what the tasks start is no worker.
+    main(json.loads(os.environ.pop("THEUS_WORKER")))

@@ -31,23 +31,23 @@ import time
 from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
-from theus import _theus, deaths, wire
+from theus import _theus, deaths, news, outcomes, wire
+from theus.arrivals import Arrivals, Delivery, Failure
 from theus.driver import Driver
 from theus.errors import (
     CorruptSegmentError,
+    NativeWorkerError,
     ProtocolError,
     SessionClosedError,
-    TheusError,
-    UnpicklableError,
-    WorkerStartError,
 )
 from theus.interrupts import InterruptsDeferred
+from theus.loops import Loops
+from theus.news import News
 from theus.pool import WorkerPool
 from theus.shortcuts import SPIN_S, ShortCuts
 from theus.stopping import GRACE_S, Stopping
-from theus.tasks import Task
+from theus.worker_process import StartFailure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -55,30 +55,25 @@ if TYPE_CHECKING:
     from theus._theus import Channel, Segment, Session
     from theus.functions import Reference, References
     from theus.pool import WorkerLimits
+    from theus.program import Program
+    from theus.seats import Seats
     from theus.state import State
+    from theus.tasks import Task
     from theus.worker_process import Frame, WorkerProcess
 
-__all__ = ["CALL_CONTEXT", "CALL_ITEM", "CALL_ITEMS", "CALL_PLAIN", "Dispatcher"]
+__all__ = ["Dispatcher"]
 
-CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
-_CAUSE_STALE = 2
-
-_MAX_FAILED_STARTS = 3
 _ANNOUNCED = 4
 _LOOK_S = 50e-3
 _SUBMITTED = 64
 """How many submitted tasks may wait until who submits more makes a step itself."""
 
-_NOTHING_ARRIVED: tuple[None, tuple[()], None] = (None, (), None)
-
-_BROKEN = (ProtocolError, CorruptSegmentError, MemoryError)
+_BROKEN = (ProtocolError, CorruptSegmentError, MemoryError, NativeWorkerError)
 """What a frame may raise after which its channel cannot be used."""
-
-Delivery = tuple[Task, bool, Any]
 
 
 class Dispatcher:
-    """Routes tasks to the workers of one session.
+    """Routes tasks to the workers of one program.
 
     Parameters
     ----------
@@ -92,6 +87,10 @@ class Dispatcher:
         Makes a function go by value if a worker cannot import it.
     adopt : callable
         Takes over the output that a worker has just sent on its channel, given that and its seat.
+    program : Program
+        What the workers run.
+    seats : Seats
+        Their places at the session's budget.
     worker_limits : WorkerLimits
         When a worker is replaced.
 
@@ -109,27 +108,38 @@ class Dispatcher:
         references: References,
         adopt: Callable[[Channel, int], Segment],
         *,
+        program: Program,
+        seats: Seats,
         worker_limits: WorkerLimits,
     ) -> None:
-        self._references = references
-        self._adopt = adopt
+        self._program = program
         self._lock = threading.RLock()
         self._pending: deque[Task] = deque()
         self._released: deque[int] = deque()
         self._unattended: set[int] = set()
         self._numbers = itertools.count(1)
         self._announced = self._announced_at = 0
-        self._failed_starts = 0
         self._closed = False
         self._epoll = select.epoll()
-        self._pool = WorkerPool(session, workers, threads, self._epoll, worker_limits=worker_limits)
+        self._pool = WorkerPool(
+            session,
+            workers,
+            threads,
+            self._epoll,
+            program=program,
+            seats=seats,
+            worker_limits=worker_limits,
+        )
         self.shortcuts = ShortCuts(self, self._pool, references, self._numbers, self._pending)
         self._stopping = Stopping(self._pool)
+        self._arrivals = Arrivals(
+            program, self._pool, self._pending, self._stopping, references, adopt
+        )
         self._driver = Driver(
             self.pump, self._next_timeout, lambda: bool(self._unattended or self._stopping)
         )
         self._epoll.register(self._driver.wake, select.EPOLLIN)
-        self._loops: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+        self._loops = Loops(self._epoll.fileno(), self.pump)
 
     # --- what the engine calls ---
 
@@ -181,6 +191,20 @@ class Dispatcher:
                 more = False
                 more = not self._closed and self._pool.warm_up()
 
+    def start_first(self, wait_s: float) -> StartFailure | None:
+        """Start a worker before there is work for it; why it is not ready within `wait_s` seconds.
+
+        Raises
+        ------
+        OSError, NativeWorkerError
+            If it cannot be started.
+        """
+        with InterruptsDeferred(), self._lock:
+            worker = self._pool.start()
+            worker.deadline = time.monotonic() + wait_s
+        self._driver.drive(lambda: worker.ready or worker.failure is not None, None)
+        return worker.failure
+
     def announce(self, state: State) -> None:
         """Let a few workers that have nothing to do see `state` before a task needs it.
 
@@ -219,24 +243,40 @@ class Dispatcher:
     def take(self, worker: WorkerProcess, task: Task, frame: Frame) -> bool:
         """Deliver the outcome that was polled for; False if the task has to be sent otherwise."""
         kind, fields, attachments = frame
+        if kind in news.KINDS:
+            self._go_on(worker, task, frame)
+            return True
         if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR) or fields[0] != task.number:
             msg = f"it answered with a frame of kind {kind}, which is not its task's outcome"
-            with InterruptsDeferred():
-                with self._lock:
-                    deliveries = self._bury(worker, ProtocolError(msg)) + self._assign()
-                self._deliver(deliveries)
+            self._go_on(worker, task, frame, ProtocolError(msg))
             return True
         self._pool.measure(task, fields[1] / 1e9)
         worker.finished += 1
         if kind == _theus.KIND_RESULT:
             self._finish(task, success=True, value=attachments[0])
-        elif fields[2] == _CAUSE_STALE:
-            task.reference = self._references.send_by_value(task.reference.function)
+        elif self._arrivals.is_stale(task, fields[2]):
+            self._arrivals.send_by_value(task)
             return False
         else:
-            error = wire.Message(attachments[0]), attachments[1]
-            self._finish(task, success=False, value=error)
+            failure = Failure(fields[2], wire.Message(attachments[0]), attachments[1])
+            self._finish(task, success=False, value=failure)
         return True
+
+    def _go_on(
+        self, worker: WorkerProcess, task: Task, frame: Frame, broken: Exception | None = None
+    ) -> None:
+        """Go on with a task that was sent, and whose worker has told something else first."""
+        deliveries: list[Delivery] = []
+        with InterruptsDeferred():
+            with self._lock:
+                try:
+                    if broken is not None:
+                        raise broken
+                    self._arrivals.take(worker, frame, deliveries)
+                except _BROKEN as error:
+                    deliveries += self._bury(worker, error) + self._assign()
+            self._deliver(deliveries)
+        self.look_at(worker, task)
 
     def _poll_for(self, task: Task) -> None:
         """Poll for the outcome of a task that was sent and should be short."""
@@ -260,18 +300,7 @@ class Dispatcher:
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` move tasks forward whenever a worker has news."""
-        if loop not in self._loops:
-            loop.add_reader(self._epoll.fileno(), self.pump, 0.0)
-            self._loops.add(loop)
-
-    def _detach(self, loop: asyncio.AbstractEventLoop) -> None:
-        if loop.is_closed():
-            return
-        descriptor = self._epoll.fileno()
-        if loop.is_running() and loop is not _running_loop():
-            loop.call_soon_threadsafe(loop.remove_reader, descriptor)
-        else:
-            loop.remove_reader(descriptor)
+        self._loops.attach(loop)
 
     def cancel(self, task: Task) -> None:
         """Stop `task` wherever it is; its outcome is the caller's to set."""
@@ -313,12 +342,14 @@ class Dispatcher:
 
     def finish(self) -> None:
         """Let everything that was submitted end."""
-        while True:
-            with self._lock:
-                queued = [task for worker in self._pool for task in worker.queue]
-                if all(task.done for task in (*queued, *self._pending)):
-                    return
+        while self.is_busy():
             self.pump(0.05)
+
+    def is_busy(self) -> bool:
+        """Whether something that was submitted has not ended."""
+        with self._lock:
+            queued = [task for worker in self._pool for task in worker.queue]
+            return not all(task.done for task in (*queued, *self._pending))
 
     def close(self) -> None:
         """End the workers; tasks that are not done fail."""
@@ -338,8 +369,7 @@ class Dispatcher:
         error = SessionClosedError("the engine was closed before this task ended")
         self._deliver([(task, False, error) for task in tasks])
         _end(workers)
-        for loop in list(self._loops):
-            self._detach(loop)
+        self._loops.close()
         self._driver.close()
 
     def abandon(self) -> None:
@@ -394,7 +424,7 @@ class Dispatcher:
                 worker.wants_write = not worker.channel.flush()
                 self._pool.watch_writes(worker)
             while (frame := worker.channel.try_recv()) is not None:
-                self._on_frame(worker, frame, deliveries)
+                self._arrivals.take(worker, frame, deliveries)
         except (EOFError, OSError):
             gone = True
         except _BROKEN as error:
@@ -403,64 +433,17 @@ class Dispatcher:
             deliveries += self._bury(worker)
         return deliveries
 
-    def _on_frame(self, worker: WorkerProcess, frame: Frame, deliveries: list[Delivery]) -> None:
-        kind, fields, attachments = frame
-        if kind in (_theus.KIND_HELLO, _theus.KIND_PARTS, _theus.KIND_OUTPUT):
-            self._prepare(worker, kind, fields)
-            return
-        if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR):
-            msg = f"frames of kind {kind} go from the owner to a worker"
-            raise ProtocolError(msg)
-        arrived = worker.take_arrived()
-        queue = worker.queue
-        if not queue or queue[0].number != fields[0]:
-            msg = f"it answered task {fields[0]}, which is not the one it runs"
-            raise ProtocolError(msg)
-        task = worker.take_ended()
-        if queue and queue[0].done:
-            # Withdrawn while it waited behind this one: the worker may have begun it.
-            self._stopping.interrupt(worker, queue[0])
-        self._pool.note_finished(worker, task, fields[1] / 1e9)
-        parts, outputs, refused = arrived or _NOTHING_ARRIVED
-        if refused is not None:
-            deliveries.append((task, False, refused))
-        elif kind == _theus.KIND_RESULT:
-            data = attachments[0]
-            message = wire.Message(data, parts, outputs=outputs) if arrived else data
-            deliveries.append((task, True, message))
-        elif fields[2] == _CAUSE_STALE and not task.done:
-            try:
-                task.reference = self._references.send_by_value(task.reference.function)
-            except UnpicklableError as error:
-                deliveries.append((task, False, error))
-            else:
-                self._pending.appendleft(task)
-        else:
-            message = wire.Message(attachments[0], parts, outputs=outputs)
-            deliveries.append((task, False, (message, attachments[1])))
-
-    def _prepare(self, worker: WorkerProcess, kind: int, fields: tuple[int, ...]) -> None:
-        """Take what comes before a worker's results."""
-        if kind == _theus.KIND_HELLO:
-            worker.ready = True
-            worker.deadline = None
-            self._failed_starts = 0
-        elif kind == _theus.KIND_PARTS:
-            worker.parts = worker.channel.take_parts(fields)
-        else:
-            try:
-                worker.outputs.append(self._adopt(worker.channel, worker.seat))
-            except (TheusError, OSError) as error:  # no space for a copy, or the engine is closing
-                worker.refused = error
-
     def _deliver(self, deliveries: list[Delivery]) -> None:
         raised: BaseException | None = None
-        for task, success, value in deliveries:
-            if not task.done:
-                try:
+        for delivery in deliveries:
+            try:
+                if isinstance(delivery, News):
+                    delivery.tell()
+                elif not delivery[0].done:
+                    task, success, value = delivery
                     self._finish(task, success=success, value=value)
-                except BaseException as error:  # noqa: BLE001 - others wait for what comes after
-                    raised = raised or error
+            except BaseException as error:  # noqa: BLE001 - others wait for what comes after
+                raised = raised or error
         if deliveries:
             self._driver.tell()
         if raised is not None:
@@ -468,13 +451,7 @@ class Dispatcher:
 
     def _finish(self, task: Task, *, success: bool, value: Any) -> None:
         self._forget(task)
-        try:
-            if success:
-                value = wire.loads(value)
-            elif isinstance(value, tuple):
-                value = wire.load_error(*value)
-        except BaseException as error:  # noqa: BLE001 - loading runs code of the user's classes
-            success, value = False, error
+        success, value = outcomes.load(task, success=success, value=value)
         task.inputs = None
         # Outside of that: callbacks of the user run in these, and the outcome is settled by then.
         if success:
@@ -497,7 +474,7 @@ class Dispatcher:
         while self._pending and not self._closed:
             try:
                 worker = self._pool.choose(self._pending[0])
-            except OSError as error:
+            except (OSError, NativeWorkerError) as error:
                 if any(self._pool):  # those that run will come to it
                     break
                 refused += [(task, False, error) for task in self._pending]
@@ -541,10 +518,7 @@ class Dispatcher:
         """Have the event loops look whether a new worker is ready in time: no frame may tell."""
         if worker.deadline is None or worker.queue:
             return
-        delay = max(0.0, worker.deadline - time.monotonic())
-        for loop in list(self._loops):
-            with contextlib.suppress(RuntimeError):  # it is closed
-                loop.call_soon_threadsafe(loop.call_later, delay, self.pump, 0.0)
+        self._loops.step_in(max(0.0, worker.deadline - time.monotonic()))
 
     def _bury(self, worker: WorkerProcess, broken: Exception | None = None) -> list[Delivery]:
         """Fail the task a dead or broken worker ran, send the others again, forget the worker."""
@@ -553,7 +527,7 @@ class Dispatcher:
         with contextlib.suppress(EOFError, OSError):
             try:
                 while not broken and (frame := worker.channel.try_recv()) is not None:
-                    self._on_frame(worker, frame, deliveries)
+                    self._arrivals.take(worker, frame, deliveries)
             except _BROKEN as error:
                 broken = error
         if broken is not None:
@@ -564,17 +538,24 @@ class Dispatcher:
         self._pending.extendleft(reversed(again))
         worker.queue.clear()
         self._pool.vacate(worker)
-        if not worker.ready and broken is None:
-            deliveries += self._count_failed_start(status, worker.trace())
+        if not worker.ready:
+            deliveries += self._note_failed_start(worker, status, broken)
         worker.close()
         return deliveries
 
-    def _count_failed_start(self, status: int, stderr: str) -> list[Delivery]:
-        self._failed_starts += 1
-        if self._failed_starts < _MAX_FAILED_STARTS:
+    def _note_failed_start(
+        self, worker: WorkerProcess, status: int, broken: Exception | None
+    ) -> list[Delivery]:
+        late = worker.deadline is not None and time.monotonic() >= worker.deadline
+        stderr = worker.trace()
+        worker.failure = StartFailure(status, stderr, broken, late)
+        attempts = self._pool.failed_starts + 1
+        error = self._program.start_error(attempts, status, stderr, broken)
+        if broken is None:
+            self._pool.failed_starts = attempts
+        if error is None:
             return []
-        error = WorkerStartError(self._failed_starts, status, stderr)
-        self._failed_starts = 0
+        self._pool.failed_starts = 0
         failed: list[Delivery] = [(task, False, error) for task in self._pending]
         self._pending.clear()
         return failed
@@ -620,13 +601,6 @@ class Dispatcher:
                 with contextlib.suppress(OSError, EOFError):
                     worker.release(tuple(numbers))
                     self._pool.watch_writes(worker)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _end(workers: list[WorkerProcess]) -> None:

@@ -19,15 +19,26 @@ from theus import chunks, wire
 from theus._theus import MISS, Session, fork_generation
 from theus.context import ProcessContext
 from theus.contracts import call_with_context, contract_of, require_context
-from theus.dispatcher import CALL_CONTEXT, CALL_ITEM, CALL_ITEMS, CALL_PLAIN, Dispatcher
+from theus.dispatcher import Dispatcher
 from theus.errors import SessionClosedError
 from theus.functions import References
 from theus.heavy import HeavyZone
 from theus.interrupts import InterruptsDeferred
 from theus.pool import WorkerLimits
+from theus.program import PythonProgram
 from theus.results import EngineExecutor, MapResults
+from theus.seats import Seats
 from theus.state import State, StateStore
-from theus.tasks import ItemFuture, LoopOutcome, Task, TaskFuture
+from theus.tasks import (
+    CALL_CONTEXT,
+    CALL_ITEM,
+    CALL_ITEMS,
+    CALL_PLAIN,
+    ItemFuture,
+    LoopOutcome,
+    Task,
+    TaskFuture,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -141,6 +152,8 @@ class TheusEngine:
             max(1, cores // count),
             self._references,
             self._heavy.adopt,
+            program=PythonProgram(),
+            seats=Seats(self._session),
             worker_limits=WorkerLimits(max_tasks_per_worker, max_worker_rss),
         )
         self._heavy.released = self._dispatcher.release

@@ -19,6 +19,13 @@ __all__ = [
     "EntryNotFoundError",
     "HeavyZoneFullError",
     "MappingLimitError",
+    "NativeInputError",
+    "NativePanicError",
+    "NativeTaskError",
+    "NativeTaskNotFoundError",
+    "NativeTypeError",
+    "NativeWorkerError",
+    "NotPlainError",
     "PoisonTaskError",
     "ProtocolError",
     "RemoteError",
@@ -196,22 +203,27 @@ class WorkerStartError(TheusError, BrokenExecutor):
         The exit code of the last one, negative for a signal.
     stderr : str
         What it wrote to its standard error.
+    program : str
+        What the workers run.
     """
 
-    def __init__(self, attempts: int, status: int, stderr: str) -> None:
+    def __init__(
+        self, attempts: int, status: int, stderr: str, program: str = sys.executable
+    ) -> None:
         self.attempts = attempts
         self.status = status
         self.stderr = stderr
+        self.program = program
         how = f"exit code {status}" if status >= 0 else f"signal {-status}"
         message = (
             f"no worker starts: {attempts} in a row ended before they were ready, the last with "
-            f"{how}. It runs {sys.executable} with this process's environment"
+            f"{how}. It runs {program}"
         )
         wrote = f", and wrote:\n\n{stderr}" if stderr else ", and wrote nothing"
         super().__init__(message + wrote)
 
-    def __reduce__(self) -> tuple[type[WorkerStartError], tuple[int, int, str]]:
-        return type(self), (self.attempts, self.status, self.stderr)
+    def __reduce__(self) -> tuple[type[WorkerStartError], tuple[int, int, str, str]]:
+        return type(self), (self.attempts, self.status, self.stderr, self.program)
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - a cause to be printed, never raised by itself
@@ -227,3 +239,84 @@ class RemoteTraceback(Exception):  # noqa: N818 - a cause to be printed, never r
 
 class RemoteError(TheusError, RuntimeError):
     """Stands for a worker's exception that could not itself be sent."""
+
+
+# --- tasks in other languages ------------------------------------------------------------------
+
+
+class NotPlainError(TheusError, TypeError):
+    """An input of a native task is no plain value, nor an array or table of the heavy zone."""
+
+
+class NativeWorkerError(TheusError, BrokenExecutor):
+    """A program cannot be started as a worker, is none, or speaks another version.
+
+    Attributes
+    ----------
+    program : str
+        Its path.
+    reason : str
+        What is wrong with it.
+    version : int or None
+        The version of the protocol that it speaks, if that is what is wrong.
+    """
+
+    def __init__(self, program: str, reason: str, version: int | None = None) -> None:
+        self.program = program
+        self.reason = reason
+        self.version = version
+        super().__init__(f"{program} does not work as a worker: {reason}")
+
+    def __reduce__(self) -> tuple[type[NativeWorkerError], tuple[str, str, int | None]]:
+        return type(self), (self.program, self.reason, self.version)
+
+
+class NativeTaskNotFoundError(TheusError, LookupError):
+    """No native worker of the engine has a task with this name."""
+
+
+class NativeTaskError(TheusError, RuntimeError):
+    """A native task returned an error.
+
+    Attributes
+    ----------
+    task : str
+        Its name.
+    type : str
+        What the program calls the error.
+    message : str
+        What it says.
+    """
+
+    def __init__(self, task: str, type: str, message: str) -> None:  # noqa: A002 - the attribute's name
+        self.task = task
+        self.type = type
+        self.message = message
+        super().__init__(self.describe())
+
+    def describe(self) -> str:
+        """Return the message of the exception."""
+        return f"{self.task} returned an error, {self.type}: {self.message}"
+
+    def __reduce__(self) -> tuple[type[NativeTaskError], tuple[str, str, str]]:
+        return type(self), (self.task, self.type, self.message)
+
+
+class NativePanicError(NativeTaskError):
+    """A native task panicked: a mistake of the program. Its worker goes on with other tasks."""
+
+    def describe(self) -> str:
+        """Return the message of the exception."""
+        return f"{self.task} panicked: {self.message}"
+
+
+class NativeInputError(NativeTaskError, TypeError):
+    """The inputs are not those that a native task takes."""
+
+    def describe(self) -> str:
+        """Return the message of the exception."""
+        return f"{self.task} does not take these inputs: {self.message}"
+
+
+class NativeTypeError(NativeTaskError, TypeError):
+    """The items of an entry are not of the type that a native task asked for."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from theus._theus import Session
     from theus.functions import Reference
+    from theus.program import Program
+    from theus.seats import Seats
     from theus.tasks import Task
 
 __all__ = ["CORES", "WorkerLimits", "WorkerPool"]
@@ -47,7 +49,7 @@ class WorkerLimits:
 
 
 class WorkerPool:
-    """The workers of one session, started when there is work for them.
+    """The workers of one program, started when there is work for them.
 
     A worker gets a second task behind the one it runs only if tasks of both functions were measured
     to be short, so that a long one never blocks another while a worker is idle.
@@ -62,6 +64,10 @@ class WorkerPool:
         How many threads the numeric libraries of each worker may use.
     epoll : select.epoll
         Where each worker's channel and pidfd are registered.
+    program : Program
+        What they run.
+    seats : Seats
+        Their places at the session's budget.
     worker_limits : WorkerLimits
         When a worker is replaced.
 
@@ -73,6 +79,8 @@ class WorkerPool:
         Those that have tasks.
     hurried : set of WorkerProcess
         Those with a deadline.
+    failed_starts : int
+        How many in a row ended before they were ready.
     """
 
     def __init__(
@@ -82,21 +90,25 @@ class WorkerPool:
         threads: int,
         epoll: select.epoll,
         *,
+        program: Program,
+        seats: Seats,
         worker_limits: WorkerLimits,
     ) -> None:
         self._session = session
+        self._program = program
+        self._seats = seats
         self._limit = limit
         self._threads = threads
         self._epoll = epoll
         self._workers: list[WorkerProcess] = []
         self._by_descriptor: dict[int, WorkerProcess] = {}
         self._durations: dict[int, float] = {}
-        self._leaving: set[int] = set()
         self._retiring = 0
         self._worker_limits = worker_limits
         self.limited = worker_limits != WorkerLimits()
         self.busy: set[WorkerProcess] = set()
         self.hurried: set[WorkerProcess] = set()
+        self.failed_starts = 0
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         return iter(tuple(self._workers))
@@ -129,7 +141,7 @@ class WorkerPool:
         if worker is not None:
             return worker
         if len(self._workers) - self._retiring < self._limit:
-            return self._start()
+            return self.start()
         wanted = self.estimate(task)
         if wanted >= _SHORT_S:
             return None
@@ -153,7 +165,7 @@ class WorkerPool:
         """
         if len(self._workers) - self._retiring >= min(self._limit, CORES):
             return False
-        self._start()
+        self.start()
         return True
 
     def _room(self, worker: WorkerProcess) -> int:
@@ -174,6 +186,12 @@ class WorkerPool:
     def has_core_for(self, workers: int) -> bool:
         """Whether this thread can poll while so many workers run, without taking one's core."""
         return workers < CORES
+
+    def note_ready(self, worker: WorkerProcess) -> None:
+        """Note that `worker` has said hello."""
+        worker.ready = True
+        worker.deadline = None
+        self.failed_starts = 0
 
     def note_sent(self, worker: WorkerProcess, task: Task) -> None:
         """Note that `worker` has `task`, whose estimate counts until it is finished."""
@@ -232,7 +250,6 @@ class WorkerPool:
     def remove(self, worker: WorkerProcess) -> None:
         """Forget a worker that is gone, but for its seat: see :meth:`vacate`."""
         worker.channel.renew()  # nobody calls it any more: what it has is settled next
-        self._leaving.add(worker.seat)
         self.hurried.discard(worker)
         self.busy.discard(worker)
         if worker in self._workers:
@@ -244,8 +261,7 @@ class WorkerPool:
 
     def vacate(self, worker: WorkerProcess) -> None:
         """Forget what a worker had reserved that is dead, and its last frames read."""
-        self._session.clear_seat(worker.seat)
-        self._leaving.discard(worker.seat)
+        self._seats.vacate(worker.seat)
 
     def clear(self) -> list[WorkerProcess]:
         """Forget all workers, and return them."""
@@ -259,13 +275,23 @@ class WorkerPool:
         self.hurried.clear()
         return workers
 
-    def _start(self) -> WorkerProcess:
-        seats = {worker.seat for worker in self} | self._leaving
-        seat = next(seat for seat in range(1, len(seats) + 2) if seat not in seats)
+    def start(self) -> WorkerProcess:
+        """Start a worker.
+
+        Raises
+        ------
+        OSError
+            If the machine or a limit of this process does not allow it.
+        NativeWorkerError
+            If its program cannot be run.
+        """
+        seat = self._seats.take()
         try:
-            worker = WorkerProcess(self._session, seat, self._threads)
-        except OSError as error:
-            if error.errno != errno.EMFILE or isinstance(error, DescriptorLimitError):
+            worker = WorkerProcess(self._session, seat, self._threads, self._program)
+        except BaseException as error:
+            self._seats.vacate(seat)
+            used_up = isinstance(error, OSError) and error.errno == errno.EMFILE
+            if not used_up or isinstance(error, DescriptorLimitError):
                 raise
             limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             msg = (

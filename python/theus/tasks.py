@@ -14,12 +14,28 @@ from theus.futures import LateFuture
 if TYPE_CHECKING:
     from theus.errors import WorkerDiedError
     from theus.functions import Reference
+    from theus.native import Progress
     from theus.state import State
     from theus.wire import Message
 
-__all__ = ["ItemFuture", "LoopOutcome", "Outcome", "Task", "TaskFuture", "not_an_end"]
+__all__ = [
+    "CALL_CONTEXT",
+    "CALL_ITEM",
+    "CALL_ITEMS",
+    "CALL_NATIVE",
+    "CALL_PLAIN",
+    "ItemFuture",
+    "LoopOutcome",
+    "Outcome",
+    "Task",
+    "TaskFuture",
+    "not_an_end",
+]
 
 T = TypeVar("T")
+
+CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS, CALL_NATIVE = range(5)
+"""How a function is called, as in TASK frames."""
 
 
 class Outcome(Protocol):
@@ -35,6 +51,10 @@ class Outcome(Protocol):
 
     def fail(self, error: BaseException) -> None:
         """Deliver the exception."""
+        ...
+
+    def advance(self, progress: Progress) -> None:
+        """Note how far the task is."""
         ...
 
 
@@ -112,6 +132,12 @@ class TaskFuture(LateFuture[T]):
         self._stoppable = stoppable
         self.task: Task | None = None
         self._sent = False
+        self._progress: Progress | None = None
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the task said it was when it last said so; None if it never did."""
+        return self._progress
 
     def result(self, timeout: float | None = None) -> T:
         """Return the task's result; wait up to `timeout` seconds for it.
@@ -171,6 +197,10 @@ class TaskFuture(LateFuture[T]):
             self._notify()
         else:
             self._settle(self.set_exception, error)
+
+    def advance(self, progress: Progress) -> None:
+        """See :class:`Outcome`."""
+        self._progress = progress
 
     def _notify(self) -> None:
         """Tell those who wait for several futures, once, that this one is cancelled."""
@@ -248,6 +278,9 @@ class LoopOutcome:
     def fail(self, error: BaseException) -> None:
         """See :class:`Outcome`."""
         self._deliver(None, error)
+
+    def advance(self, progress: Progress) -> None:
+        """See :class:`Outcome`: who awaits a coroutine cannot look at it."""
 
     def _deliver(self, value: object, error: BaseException | None) -> None:
         outcome = value, error

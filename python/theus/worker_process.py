@@ -13,29 +13,20 @@ import time
 from collections import OrderedDict, deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from theus import _theus
 from theus._theus import Channel, Control
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
     from theus._theus import Segment, Session, Transient
     from theus.functions import Reference
+    from theus.program import Program
     from theus.state import State
     from theus.tasks import Task
 
-__all__ = ["Frame", "WorkerProcess"]
+__all__ = ["Frame", "StartFailure", "WorkerProcess"]
 
-_THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "BLIS_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-)
 _MAX_FUNCTIONS = 256
 _MAX_FIELDS = 65_535  # a frame counts them in 16 bits
 _STDERR = 2
@@ -47,7 +38,26 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 Frame = tuple[int, tuple[int, ...], list[bytes]]
 """Kind, fields and attachments."""
 
-_PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
+
+class StartFailure(NamedTuple):
+    """Why a worker ended before it was ready.
+
+    Attributes
+    ----------
+    status : int
+        Its exit code, negative for a signal.
+    stderr : str
+        What it wrote.
+    broken : Exception or None
+        Why it was ended, if what it sent could not be taken.
+    late : bool
+        Whether its time was over.
+    """
+
+    status: int
+    stderr: str
+    broken: Exception | None
+    late: bool
 
 
 class WorkerProcess:
@@ -59,6 +69,8 @@ class WorkerProcess:
         Sent and not finished, in the order they run. Which one runs, `control` tells.
     ready : bool
         Whether it has said hello.
+    failure : StartFailure or None
+        Why it never did, if it has ended.
     wants_write : bool
         Whether bytes wait for its socket to take them.
     watched : int
@@ -71,16 +83,20 @@ class WorkerProcess:
         Whether it gets no more tasks, and ends when it has run those it has.
     deadline : float or None
         When it is killed, by the monotonic clock, unless it is ready, or gone, by then.
+    program : Program
+        What it runs.
     seat : int
         Its place at the session's budget.
     parts, outputs, refused
         What came for its next result, and why one of its outputs could not be taken over.
     """
 
-    def __init__(self, session: Session, seat: int, threads: int) -> None:
+    def __init__(self, session: Session, seat: int, threads: int, program: Program) -> None:
+        self.program = program
         self.seat = seat
         self.queue: deque[Task] = deque()
         self.ready = False
+        self.failure: StartFailure | None = None
         self.parts: Transient | None = None
         self.outputs: list[Segment] = []
         self.refused: Exception | None = None
@@ -110,30 +126,24 @@ class WorkerProcess:
             failed.callback(os.close, self._trace)
             stderr_fd = _copy_stderr()
             inherited.callback(os.close, stderr_fd)
-            descriptors = (channel_fd, control_fd, owner_fd, self._trace, budget_fd, stderr_fd)
-            self.process = self._spawn(
-                (session.id, *descriptors, seat), descriptors, self._trace, threads
-            )
+            launch = {
+                "session": session.id,
+                "seat": seat,
+                "threads": threads,
+                "channel": channel_fd,
+                "control": control_fd,
+                "owner": owner_fd,
+                "budget": budget_fd,
+                "trace": self._trace,
+                "stderr": stderr_fd,
+            }
+            descriptors = channel_fd, control_fd, owner_fd, budget_fd, self._trace, stderr_fd
+            self.process = program.spawn(json.dumps(launch), descriptors, self._trace, threads)
             failed.callback(self.process.wait)
             failed.callback(self.process.kill)
             self.pid = self.process.pid
             self.pidfd = os.pidfd_open(self.pid)
             failed.pop_all()
-
-    @staticmethod
-    def _spawn(
-        arguments: Iterable[object], descriptors: Sequence[int], stderr: int, threads: int
-    ) -> subprocess.Popen[bytes]:
-        # Without -P a file json.py in the current directory would be taken for the library's.
-        command = [sys.executable, "-P", "-m", "theus._worker", *map(str, arguments)]
-        return subprocess.Popen(  # noqa: S603 - our own module, our own interpreter
-            command,
-            stdin=subprocess.DEVNULL,
-            stderr=stderr,  # until it is ready: then it takes the owner's
-            pass_fds=descriptors,
-            env=_environment(threads),
-            process_group=0,  # a Ctrl-C in the terminal is the owner's business
-        )
 
     def call(self, task: Task, limit: float) -> Frame | Literal[False] | None:
         """Send `task` if nothing has to go before it, and poll for its outcome.
@@ -154,7 +164,7 @@ class WorkerProcess:
             known is None
             or self.wants_write
             or task.state.version not in self._states
-            or self._sys_path != sys.path
+            or (self.program.takes_pickles and self._sys_path != sys.path)
         ):
             return None
         return known[0]
@@ -272,7 +282,7 @@ class WorkerProcess:
             self.wants_write = not self.channel.send_parts(parts)
 
     def _send_path(self) -> None:
-        if self._sys_path == sys.path:
+        if self._sys_path == sys.path or not self.program.takes_pickles:
             return
         self._sys_path = list(sys.path)
         places: list[Any] = [item for item in sys.path if isinstance(item, str | os.PathLike)]
@@ -333,14 +343,3 @@ def _copy_stderr() -> int:
         return os.dup(_STDERR)
     except OSError:  # this process has none
         return os.open(os.devnull, os.O_WRONLY)
-
-
-def _environment(threads: int) -> Mapping[str, str]:
-    """Return the worker's environment: the owner's, with the cores shared out among workers."""
-    environment = dict(os.environ)
-    for variable in _THREAD_VARIABLES:
-        environment.setdefault(variable, str(threads))
-    # Only until the owner's sys.path arrives: the worker must find this very package first.
-    known = [_PACKAGE_PARENT, *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(known)
-    return environment

@@ -71,7 +71,9 @@ def frame(data):
     total = 16 + 8 * len(words) + sum(map(len, attachments))
     if data.ConsumeProbability() < 0.05:
         total = data.ConsumeIntInRange(0, 2**64 - 1)
-    head = struct.pack("<BBHHQ", 1, kind & 255, len(fields), len(attachments), total)
+    head = struct.pack(
+        "<BBHHQ", _theus.PROTOCOL_VERSION, kind & 255, len(fields), len(attachments), total
+    )
     return b"TH" + head + struct.pack(f"<{len(words)}Q", *words) + b"".join(attachments)
 
 

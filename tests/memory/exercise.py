@@ -56,7 +56,7 @@ def main():
         assert status == 0
         heavy.free("matrix")
         assert matrix[3] == 3
-    for wrong in b"", b"TH", b"TH\x01\x08" + b"\xff" * 12:
+    for wrong in b"", b"TH", b"TH\x02\x08" + b"\xff" * 12:
         assert refused(lambda wrong=wrong: _theus.decode_frame(wrong), theus.ProtocolError)
 
 

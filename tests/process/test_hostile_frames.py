@@ -5,6 +5,7 @@ by some that cannot be loaded: owner and workers trust each other that far.
 """
 
 import json
+import os
 import pickle
 import random
 import struct
@@ -15,7 +16,7 @@ import pytest
 
 from theus import ProtocolError, TheusEngine, WorkerDiedError, _theus, process
 from theus._theus import encode_frame
-from theus.worker_process import WorkerProcess
+from theus.program import PythonProgram
 
 # --- to a worker ---
 
@@ -41,9 +42,9 @@ def run(session, pieces):
         resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
         status = 99
         try:
-            files = (theirs.detach(), control_fd, owner, trace, budget, os.dup(errors))
-            arguments = (session.id, *files, 1)
-            _worker.main([str(argument) for argument in arguments])
+            files = {"channel": theirs.detach(), "control": control_fd, "owner": owner}
+            files |= {"trace": trace, "budget": budget, "stderr": os.dup(errors)}
+            _worker.main({"session": session.id, "seat": 1, "threads": 1, **files})
             status = 0
         except SystemExit as leaving:
             print(leaving.code, file=sys.stderr)
@@ -108,7 +109,7 @@ def task(number=1, state=1, function=1, call=2, inputs=CALL):
 WORK = [SETUP, ONE_STATE, ONE_FUNCTION, task(), SHUTDOWN]
 
 
-def head(kind, fields, attachments, total, *, version=1, magic=b"TH"):
+def head(kind, fields, attachments, total, *, version=_theus.PROTOCOL_VERSION, magic=b"TH"):
     return magic + struct.pack("<BBHHQ", version, kind, fields, attachments, total)
 
 
@@ -254,14 +255,14 @@ def test_no_mutated_frames_make_a_worker_hang_or_grow(tmp_path):
 BROKEN = """
 import json, mmap, os, socket, struct, sys, time
 
-arguments, answer = sys.argv[1:-1], json.loads(sys.argv[-1])
-channel = socket.socket(fileno=int(arguments[1]))
-control = mmap.mmap(int(arguments[2]), 4096)
+launch, answer = json.loads(os.environ["THEUS_WORKER"]), json.loads(sys.argv[1])
+channel = socket.socket(fileno=launch["channel"])
+control = mmap.mmap(launch["control"], 4096)
 
 def frame(kind, fields, attachments=()):
     words = [*fields, *map(len, attachments)]
     total = 16 + 8 * len(words) + sum(map(len, attachments))
-    head = struct.pack("<BBHHQ", 1, kind, len(fields), len(attachments), total)
+    head = struct.pack("<BBHHQ", 2, kind, len(fields), len(attachments), total)
     return b"TH" + head + struct.pack(f"<{len(words)}Q", *words) + b"".join(attachments)
 
 def receive(count):
@@ -271,7 +272,7 @@ def receive(count):
     return data
 
 if answer["hello"]:
-    channel.sendall(frame(2, (1, os.getpid())))
+    channel.sendall(frame(2, (2, os.getpid()), (answer["hello"].encode(),)))
 while True:
     head = receive(16)
     rest = receive(struct.unpack("<Q", head[8:])[0] - 16)
@@ -292,12 +293,13 @@ while channel.recv(65536):
     pass
 """
 
+HELLO_SAYS = '{"language": "", "library": "", "capabilities": ["pickle"], "tasks": []}'
 NUMBER = int.from_bytes(b"NUMBERED", "little")  # stands for the task's number
 RESULT_HEAD = head(RESULT, 2, 1, 16 + 24 + 4)
 
 ANSWERS = {
     "no frame": ([b"Traceback (most recent call last):\n"], "begins with"),
-    "another version": ([head(RESULT, 2, 1, 40, version=2)], "version 2"),
+    "another version": ([head(RESULT, 2, 1, 40, version=7)], "version 7"),
     "wrong counts": ([head(RESULT, 1, 1, 32)], "2 fields"),
     "lengths that overflow": (
         [head(RESULT, 2, 1, 2**63) + struct.pack("<QQQ", NUMBER, 1, 2**64 - 1)],
@@ -328,7 +330,7 @@ ENDS_ITS_TASK = {"no pickle", "no parts", "no UTF-8"}
 WITH_DESCRIPTORS = {
     "a descriptor of something else": ([PARTS], "length is not the frame's", 1),
     "descriptors too many": ([PARTS[:16]], "came with no", 2),
-    "a descriptor for nothing": ([b"TH", b"\x01\x08", b"\x02\x00"], "came with no", 1),
+    "a descriptor for nothing": ([b"TH", b"\x02\x08", b"\x02\x00"], "came with no", 1),
 }
 
 
@@ -339,21 +341,21 @@ def double(ctx, item):
 @pytest.fixture
 def broken_worker(monkeypatch):
     """Make the first worker, or more, answer its first task like this."""
-    spawn = WorkerProcess._spawn
+    spawn = PythonProgram.spawn
     answers = []
 
-    def spawn_broken(arguments, descriptors, stderr, threads):
+    def spawn_broken(program, launch, descriptors, stderr, threads):
         if not answers:
-            return spawn(arguments, descriptors, stderr, threads)
-        command = [sys.executable, "-S", "-E", "-c", BROKEN, *map(str, arguments)]
+            return spawn(program, launch, descriptors, stderr, threads)
         return subprocess.Popen(
-            [*command, json.dumps(answers.pop())],
+            [sys.executable, "-S", "-E", "-c", BROKEN, json.dumps(answers.pop())],
             stdin=subprocess.DEVNULL,
             pass_fds=descriptors,
             process_group=0,
+            env={**os.environ, "THEUS_WORKER": launch},
         )
 
-    monkeypatch.setattr(WorkerProcess, "_spawn", staticmethod(spawn_broken))
+    monkeypatch.setattr(PythonProgram, "spawn", spawn_broken)
 
     def arm(pieces, *, leaves=False, ends_its_task=False, workers=1, **rest):
         answers[:] = [
@@ -362,7 +364,7 @@ def broken_worker(monkeypatch):
                 "leaves": leaves or ends_its_task,
                 "ends_its_task": ends_its_task,
                 "descriptors": 0,
-                "hello": True,
+                "hello": HELLO_SAYS,
                 "begins": True,
                 **rest,
             }
@@ -407,8 +409,29 @@ def test_a_broken_worker_is_dropped_and_the_others_go_on(broken_worker, kind):
 
 def test_a_task_that_was_not_begun_goes_to_one_more_worker(broken_worker):
     for workers in 1, 2:
-        broken_worker([b"no frame at all!"], hello=False, begins=False, workers=workers)
+        broken_worker([b"no frame at all!"], hello=None, begins=False, workers=workers)
         with TheusEngine(workers=1) as engine:
             (first,) = outcomes_of([engine.submit(process(double), item=1)])
             assert first == 2 if workers == 1 else isinstance(first, ProtocolError)
             assert outcomes_of([engine.submit(process(double), item=8)]) == [16]
+
+
+HELLOS = {
+    "no JSON": ("{", "no JSON"),
+    "another JSON": ("[]", "an object"),
+    "no language": ("{}", "'language'"),
+    "a number for a name": (HELLO_SAYS.replace("[]", "[7]"), "'tasks'"),
+    "a task twice": (HELLO_SAYS.replace("[]", '["a", "a"]'), "twice"),
+    "another capability": (HELLO_SAYS.replace("pickle", "plain"), "no worker for Python"),
+}
+
+
+@pytest.mark.parametrize("kind", HELLOS)
+def test_a_worker_that_says_something_else_of_itself_is_ended(broken_worker, kind):
+    says, reason = HELLOS[kind]
+    broken_worker([], hello=says, begins=False, workers=2)
+    with TheusEngine(workers=1) as engine:
+        (first,) = outcomes_of([engine.submit(process(double), item=1)])
+        assert isinstance(first, ProtocolError)
+        assert reason in str(first)
+        assert outcomes_of([engine.submit(process(double), item=8)]) == [16]

@@ -1,0 +1,264 @@
+"""What a worker process runs: this package's loop, or an executable in any language.
+
+Both get what they are to know in the environment variable ``THEUS_WORKER``, whose format is in
+``schemas/worker.json``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from theus._theus import PROTOCOL_VERSION
+from theus.errors import NativeWorkerError, ProtocolError, WorkerStartError
+from theus.hello import PICKLE, PLAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from theus.hello import Hello
+
+__all__ = ["LAUNCH", "NativeProgram", "Program", "PythonProgram"]
+
+LAUNCH = "THEUS_WORKER"
+"""The environment variable that a worker finds its descriptors by."""
+
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+_PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
+_SPEAKS = re.compile(r"speaks version (\d+)")
+
+
+class Program(Protocol):
+    """What the owner has to know of what its workers run.
+
+    Attributes
+    ----------
+    takes_pickles : bool
+        Whether its workers are Pythons of the owner's kind: they get pickles and the owner's
+        ``sys.path``, and an interrupt when a task is to end. Others get plain values.
+    """
+
+    takes_pickles: bool
+
+    def spawn(
+        self, launch: str, descriptors: Sequence[int], stderr: int, threads: int
+    ) -> subprocess.Popen[bytes]:
+        """Start a process that inherits `descriptors`; `launch` is its ``THEUS_WORKER``."""
+        ...
+
+    def greet(self, hello: Hello) -> None:
+        """Look at what one of its workers says of itself.
+
+        Raises
+        ------
+        ProtocolError, NativeWorkerError
+            If it is no worker of this program.
+        """
+        ...
+
+    def start_error(
+        self, attempts: int, status: int, stderr: str, broken: Exception | None
+    ) -> Exception | None:
+        """Return what tasks fail with as workers do not become ready; None to try again.
+
+        Parameters
+        ----------
+        attempts : int
+            How many failed in a row.
+        status : int
+            The exit code of the last one, negative for a signal.
+        stderr : str
+            What that wrote.
+        broken : Exception or None
+            Why it was ended, if what it sent could not be taken.
+        """
+        ...
+
+
+_MAX_ATTEMPTS = 3
+
+
+class PythonProgram:
+    """This package's own loop, in this very interpreter."""
+
+    takes_pickles = True
+
+    def spawn(
+        self, launch: str, descriptors: Sequence[int], stderr: int, threads: int
+    ) -> subprocess.Popen[bytes]:
+        """See :class:`Program`."""
+        environment = _environment(launch, _THREAD_VARIABLES, threads)
+        # Only until the owner's sys.path arrives: the worker must find this very package first.
+        known = [_PACKAGE_PARENT, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(known)
+        # Without -P a file json.py in the current directory would be taken for the library's.
+        command = [sys.executable, "-P", "-m", "theus._worker"]
+        return _spawn(command, descriptors, stderr, environment)
+
+    def greet(self, hello: Hello) -> None:
+        """See :class:`Program`."""
+        if PICKLE not in hello.capabilities:
+            msg = f"it is no worker for Python functions: {hello.library}"
+            raise ProtocolError(msg)
+
+    def start_error(
+        self, attempts: int, status: int, stderr: str, broken: Exception | None
+    ) -> Exception | None:
+        """See :class:`Program`."""
+        if broken is not None or attempts < _MAX_ATTEMPTS:
+            return None
+        program = f"{sys.executable} with this process's environment"
+        return WorkerStartError(attempts, status, stderr, program)
+
+
+class NativeProgram:
+    """An executable that runs tasks by name.
+
+    Parameters
+    ----------
+    path : str
+        Where it is.
+    arguments : iterable of str
+        What it is given.
+    environment : mapping of str to str
+        Variables that it gets beside this process's, or other than there.
+
+    Attributes
+    ----------
+    hello : Hello or None
+        What the first of its workers said.
+    """
+
+    takes_pickles = False
+
+    def __init__(self, path: str, arguments: Iterable[str], environment: Mapping[str, str]) -> None:
+        self.path = path
+        self.hello: Hello | None = None
+        self._command = [path, *arguments]
+        self._environment = dict(environment)
+
+    def spawn(
+        self, launch: str, descriptors: Sequence[int], stderr: int, threads: int
+    ) -> subprocess.Popen[bytes]:
+        """See :class:`Program`.
+
+        Raises
+        ------
+        NativeWorkerError
+            If the file cannot be run.
+        """
+        variables = (*_THREAD_VARIABLES, "RAYON_NUM_THREADS")
+        environment = _environment(launch, variables, threads, self._environment)
+        try:
+            return _spawn(self._command, descriptors, stderr, environment)
+        except OSError as error:
+            reason = self._why_not(error)
+            if reason is None:
+                raise
+            raise NativeWorkerError(self.path, reason) from error
+
+    def greet(self, hello: Hello) -> None:
+        """See :class:`Program`."""
+        if PLAIN not in hello.capabilities:
+            reason = f"it is a worker ({hello.library}), but takes no plain values"
+            raise NativeWorkerError(self.path, reason)
+        if self.hello is None:
+            self.hello = hello
+        missing = [name for name in self.hello.tasks if name not in hello.tasks]
+        if missing:
+            reason = (
+                f"it was replaced: it no longer has {', '.join(missing)}. "
+                "Make a new engine for the new program"
+            )
+            raise NativeWorkerError(self.path, reason)
+
+    def start_error(
+        self, attempts: int, status: int, stderr: str, broken: Exception | None
+    ) -> Exception | None:
+        """See :class:`Program`."""
+        if isinstance(broken, NativeWorkerError):
+            return broken
+        if broken is not None:  # it would send the same again
+            return self._no_worker(broken, stderr)
+        if attempts < _MAX_ATTEMPTS:
+            return None
+        return WorkerStartError(attempts, status, stderr, self.path)
+
+    def first_start_error(self, status: int, stderr: str, *, late_s: float | None) -> Exception:
+        """Return why the first of its workers did not become ready.
+
+        `late_s` is how long it had, if it ran until then.
+        """
+        if late_s is not None:
+            reason = (
+                f"it said no hello within {late_s:g} s: it has to call theus::worker::serve, or "
+                "speak the protocol of schemas/frames.json, before anything that takes long"
+            )
+        elif status < 0:
+            reason = f"it was ended by signal {-status} before it said hello"
+        else:
+            reason = f"it left with exit code {status} before it said hello"
+        wrote = f". It wrote:\n\n{stderr}" if stderr else ", and wrote nothing"
+        return NativeWorkerError(self.path, reason + wrote)
+
+    def _no_worker(self, broken: Exception, stderr: str) -> NativeWorkerError:
+        speaks = _SPEAKS.search(str(broken))
+        if speaks is None:
+            wrote = f". It wrote:\n\n{stderr}" if stderr else ""
+            error = NativeWorkerError(self.path, f"it is no worker: {broken}{wrote}")
+        else:
+            version = int(speaks[1])
+            reason = (
+                f"it speaks version {version} of the worker protocol, and this engine speaks "
+                f"version {PROTOCOL_VERSION}: build it again with the theus crate of this version"
+            )
+            error = NativeWorkerError(self.path, reason, version)
+        error.__cause__ = broken
+        return error
+
+    def _why_not(self, error: OSError) -> str | None:
+        if error.errno == errno.EACCES:
+            return "it may not be executed: chmod +x it, if it is a program"
+        if error.errno == errno.ENOEXEC:
+            return "it is no program for this machine, and has no #! line"
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            if Path(self.path).exists():
+                return "the interpreter that its #! line names does not exist"
+            return "there is no such file: build the program first, and give its path"
+        return None
+
+
+def _environment(
+    launch: str, variables: Iterable[str], threads: int, more: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return the worker's environment: the owner's, with the cores shared out among workers."""
+    environment = {**os.environ, **(more or {})}
+    for variable in variables:
+        environment.setdefault(variable, str(threads))
+    environment[LAUNCH] = launch
+    return environment
+
+
+def _spawn(
+    command: list[str], descriptors: Sequence[int], stderr: int, environment: dict[str, str]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - our own module, or what the caller asked for
+        command,
+        stdin=subprocess.DEVNULL,
+        stderr=stderr,  # until it is ready: then it takes the owner's
+        pass_fds=descriptors,
+        env=environment,
+        process_group=0,  # a Ctrl-C in the terminal is the owner's business
+    )
