@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "bytes of a segment become a slice of items")]
 
 use std::marker::PhantomData;
+#[cfg(any(feature = "ndarray", feature = "worker"))]
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -77,6 +78,7 @@ impl Place {
 
     /// The bytes from the first to behind the last item in memory, of items of so many bytes; `None`
     /// if they are no range.
+    #[cfg(any(feature = "ndarray", feature = "worker"))]
     fn range(&self, item_bytes: u64) -> Option<Range<u64>> {
         let start = self.start as u64;
         let (mut low, mut high) = (start, start);

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "inherited descriptors have numbers only")]
 
 use std::env;
+use std::fmt::Display;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -46,10 +47,8 @@ pub(super) struct Launch {
 /// # Errors
 /// [`Error::NotStartedByEngine`].
 pub(super) fn launch() -> Result<Launch> {
-    let reason = |reason: String| Error::NotStartedByEngine { reason };
-    let text = env::var(VARIABLE).map_err(|error| reason(format!("{VARIABLE}: {error}")))?;
-    let numbers: Numbers =
-        serde_json::from_str(&text).map_err(|error| reason(format!("{VARIABLE}: {error}")))?;
+    let text = env::var(VARIABLE).map_err(not_started)?;
+    let numbers: Numbers = serde_json::from_str(&text).map_err(not_started)?;
     let mut known = [
         numbers.channel,
         numbers.control,
@@ -61,7 +60,7 @@ pub(super) fn launch() -> Result<Launch> {
     known.sort_unstable();
     // Neither the standard ones, nor one twice: each is closed by its only owner.
     if known[0] <= 2 || known.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(reason(format!("{VARIABLE} names descriptors twice")));
+        return Err(not_started("it names a descriptor twice"));
     }
     Ok(Launch {
         session: numbers.session,
@@ -74,6 +73,15 @@ pub(super) fn launch() -> Result<Launch> {
         trace: take_over(numbers.trace)?,
         stderr: take_over(numbers.stderr)?,
     })
+}
+
+fn not_started(fault: impl Display) -> Error {
+    Error::NotStartedByEngine {
+        reason: format!(
+            "this program runs tasks for a Theus engine, which starts it: engine.native_worker(path). \
+             {VARIABLE}, the variable by which it does: {fault}"
+        ),
+    }
 }
 
 /// The descriptor of this number, which no process started from here inherits.
