@@ -91,8 +91,9 @@ fn sums_of(rows: &RecordBatch) -> Result<Groups> {
     };
     let (quantity, price) = (money("l_quantity")?, money("l_extendedprice")?);
     let (discount, tax) = (money("l_discount")?, money("l_tax")?);
-    let flags = column(rows, "l_returnflag", &DataType::Utf8)?;
-    let states = column(rows, "l_linestatus", &DataType::Utf8)?;
+    // The heavy zone keeps texts with offsets of 64 bits, whatever views they came as.
+    let flags = column(rows, "l_returnflag", &DataType::LargeUtf8)?;
+    let states = column(rows, "l_linestatus", &DataType::LargeUtf8)?;
     let (flags, states) = (letters(flags.as_ref())?, letters(states.as_ref())?);
 
     let mut known: Vec<((u8, u8), [i64; 6])> = Vec::new();
@@ -145,7 +146,7 @@ fn column(rows: &RecordBatch, name: &str, kind: &DataType) -> Result<arrow::arra
 
 /// The bytes of texts of one letter each.
 fn letters(texts: &dyn Array) -> Result<&[u8]> {
-    let texts = texts.as_string::<i32>();
+    let texts = texts.as_string::<i64>();
     let offsets = texts.value_offsets();
     let (first, last) = (offsets[0] as usize, offsets[texts.len()] as usize);
     if offsets.windows(2).any(|pair| pair[1] - pair[0] != 1) {
