@@ -133,7 +133,7 @@ class Dispatcher:
         self.shortcuts = ShortCuts(self, self._pool, references, self._numbers, self._pending)
         self._stopping = Stopping(self._pool)
         self._arrivals = Arrivals(
-            program, self._pool, self._pending, self._stopping, references, adopt
+            program, self._pool, self._pending, self._stopping, references=references, adopt=adopt
         )
         self._driver = Driver(
             self.pump, self._next_timeout, lambda: bool(self._unattended or self._stopping)
@@ -533,32 +533,33 @@ class Dispatcher:
         if broken is not None:
             worker.process.kill()
         status = worker.reap(GRACE_S)  # one that has closed its socket may live on
-        failed, again = deaths.settle(worker, status, broken)
-        deliveries += [(task, False, error) for task, error in failed]
-        self._pending.extendleft(reversed(again))
+        error = None if worker.ready else self._note_failed_start(worker, status, broken)
+        if error is None:
+            failed, again = deaths.settle(worker, status, broken)
+            deliveries += [(task, False, error) for task, error in failed]
+            self._pending.extendleft(reversed(again))
+        else:  # none of its tasks has begun, and no other worker would do better
+            deliveries += [(task, False, error) for task in (*worker.queue, *self._pending)]
+            self._pending.clear()
         worker.queue.clear()
         self._pool.vacate(worker)
-        if not worker.ready:
-            deliveries += self._note_failed_start(worker, status, broken)
         worker.close()
         return deliveries
 
     def _note_failed_start(
         self, worker: WorkerProcess, status: int, broken: Exception | None
-    ) -> list[Delivery]:
+    ) -> Exception | None:
+        """Note that `worker` was never ready; what tasks fail with if there is no use in others."""
         late = worker.deadline is not None and time.monotonic() >= worker.deadline
         stderr = worker.trace()
         worker.failure = StartFailure(status, stderr, broken, late)
         attempts = self._pool.failed_starts + 1
         error = self._program.start_error(attempts, status, stderr, broken)
-        if broken is None:
+        if error is not None:
+            attempts = 0
+        if broken is None or error is not None:
             self._pool.failed_starts = attempts
-        if error is None:
-            return []
-        self._pool.failed_starts = 0
-        failed: list[Delivery] = [(task, False, error) for task in self._pending]
-        self._pending.clear()
-        return failed
+        return error
 
     # --- stopping tasks ---
 
