@@ -42,9 +42,11 @@ $(KILLED)/.built: $(VENV)/.created $(RUST_SOURCES) $(wildcard python/theus/*.py)
 kill-points: $(KILLED)/.built ## the package that the tests of crashes kill
 
 demo: build ## the main job on real input, beside pickled arguments
-	@# Both packages, so that the example is built from what the package was built from.
-	cargo build --quiet --release --package theus --package theus-python --example aggregate
-	THEUS_AGGREGATE=$(TARGET)/release/examples/aggregate $(BIN)/python examples/demo.py
+	@# The binding too, so that these are built from what the package was built from.
+	cargo build --quiet --release --package theus --package theus-python --package native-worker \
+		--example aggregate --bin native-worker
+	THEUS_AGGREGATE=$(TARGET)/release/examples/aggregate THEUS_NATIVE_WORKER=$(TARGET)/release/native-worker \
+		$(BIN)/python examples/demo.py
 
 test: test-rust model test-python ## all tests
 

@@ -8,7 +8,6 @@ import numpy as np
 from theus import native, process
 
 RUST = native("tasks.query1")  # examples/native-worker/src/query1.rs
-SUMS = ("quantity", "price", "discounted", "charged", "discount")
 QUERY = """
     select l_returnflag, l_linestatus, sum(l_quantity), sum(l_extendedprice),
         sum(l_extendedprice * (1 - l_discount)),
@@ -43,15 +42,15 @@ def by_numpy(ctx, lineitem):
         units(lineitem[f"l_{name}"]) for name in ("quantity", "extendedprice", "discount", "tax")
     )
     discounted = price * (100 - discount)
-    values = quantity, price, discounted, discounted * (100 + tax), discount
-    decimals = 2, 2, 4, 6, 2
+    charged = discounted * (100 + tax)
+    summed = (quantity, 2), (price, 2), (discounted, 4), (charged, 6), (discount, 2)
     keys = [lineitem[f"l_{name}"].to_numpy().astype("S1") for name in ("returnflag", "linestatus")]
     groups = []
     for flag in np.unique(keys[0]):
         for status in np.unique(keys[1]):
             chosen = (keys[0] == flag) & (keys[1] == status)
             chosen &= shipped <= np.datetime64("1998-09-02")
-            sums = [Decimal(int(v[chosen].sum())).scaleb(-d) for v, d in zip(values, decimals)]
+            sums = [Decimal(int(v[chosen].sum())).scaleb(-decimals) for v, decimals in summed]
             groups.append((flag.decode(), status.decode(), *sums, int(chosen.sum())))
     return groups
 
