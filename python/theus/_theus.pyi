@@ -587,6 +587,8 @@ class Calls:
         began.
     flush
         Called after each task.
+    spin_s
+        A frame is polled for up to so many seconds, if they have been coming at that pace.
     """
 
     def __new__(
@@ -596,6 +598,7 @@ class Calls:
         nothing: bytes,
         ended: Callable[[int, int, object], object],
         flush: Callable[[], object],
+        spin_s: float,
     ) -> Calls: ...
     def learn(
         self, version: int, function: int, call: int, step: Callable[[bytes | None], object]
@@ -609,12 +612,8 @@ class Calls:
     def forget(self) -> None:
         """Forget what was learned."""
     interruptible: bool
-    def next(self, spin_s: float) -> tuple[int, tuple[int, ...], list[bytes]]:
-        """Run tasks until a frame comes that is for others.
-
-        Waits without the GIL, and polls for up to ``spin_s`` before it sleeps if frames have been
-        coming at that pace.
-        """
+    def next(self) -> tuple[int, tuple[int, ...], list[bytes]]:
+        """Run tasks until a frame comes that is for others; wait without the GIL."""
 
 def encode_frame(
     kind: int, fields: Sequence[int], attachments: Sequence[SupportsBuffer] = ()

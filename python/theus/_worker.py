@@ -154,7 +154,9 @@ class Worker:
         self._lying = _Lying({})
         self._sent: set[str] = set()
         self._unseen: set[str] = set()
-        self._calls = Calls(channel, control, wire.NOTHING.data, self._ended, _flush)
+        self._calls = Calls(
+            channel, control, wire.NOTHING.data, self._ended, _flush, _SPIN_S
+        )
 
     def serve(self) -> None:
         """Take frames until the owner says that it was the last."""
@@ -175,7 +177,7 @@ class Worker:
             _theus.KIND_PARTS: lambda fields, _: self._parts.append(channel.take_parts(fields)),
         }
         while True:
-            kind, fields, attachments = self._calls.next(_SPIN_S)
+            kind, fields, attachments = self._calls.next()
             if kind == _theus.KIND_SHUTDOWN:
                 return
             try:

@@ -110,7 +110,7 @@ fn open_tensor(times: u64) {
     let path = session.get(&key(0)).unwrap().name().path();
     for _ in 0..times {
         let segment = Segment::open(&path).unwrap();
-        black_box(segment.tensor::<u8>().unwrap().items().last());
+        black_box(segment.tensor::<u8>().unwrap().as_slice().unwrap().last());
     }
 }
 

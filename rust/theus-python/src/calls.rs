@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use theus::dispatch::{Frame, Kind};
+use theus::dispatch::{Frame, Kind, Pace};
 
 use crate::channel::{Channel, PyFrame, duration, to_tuple};
 use crate::control::Control;
@@ -15,9 +15,6 @@ use crate::lane::PICKLED_NONE;
 
 /// Version, function and call of TASK frames.
 type Key = [u64; 3];
-
-/// A worker polls for the next frame only if it should come within so many times the limit.
-const PATIENCE: u32 = 2;
 
 /// What a worker asks for its next frame. Tasks that it has *learned* are run in here, and cross from
 /// Rust to Python and back once.
@@ -30,8 +27,7 @@ pub(crate) struct Calls {
     ended: Py<PyAny>,
     flush: Py<PyAny>,
     steps: Mutex<HashMap<Key, Py<PyAny>>>,
-    /// How long the next frame should take to come.
-    expected: Mutex<Duration>,
+    pace: Mutex<Pace>,
     interruptible: AtomicBool,
 }
 
@@ -39,7 +35,8 @@ pub(crate) struct Calls {
 impl Calls {
     /// `ended` is called with a task's number, the nanoseconds that it took, and what came of it: an
     /// exception, what a step returned that is neither None nor bytes, or None for a task that was to
-    /// stop before it began. `flush` is called after each task.
+    /// stop before it began. `flush` is called after each task. A frame is polled for up to `spin_s`
+    /// before this sleeps, if they have been coming at that pace.
     #[new]
     fn new(
         channel: Py<Channel>,
@@ -47,17 +44,18 @@ impl Calls {
         nothing: Py<PyBytes>,
         ended: Py<PyAny>,
         flush: Py<PyAny>,
-    ) -> Self {
-        Self {
+        spin_s: f64,
+    ) -> PyResult<Self> {
+        Ok(Self {
             channel,
             control,
             nothing,
             ended,
             flush,
             steps: Mutex::default(),
-            expected: Mutex::default(),
+            pace: Mutex::new(Pace::new(duration("spin_s", spin_s)?)),
             interruptible: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Have tasks of this version, function and call run by `step`, which is given their inputs, a
@@ -82,24 +80,14 @@ impl Calls {
         self.interruptible.store(interruptible, Ordering::Relaxed);
     }
 
-    /// Run tasks until a frame comes that is for others. Waits without the GIL, and polls for up to
-    /// `spin_s` before it sleeps if frames have been coming at that pace.
-    fn next<'py>(&self, py: Python<'py>, spin_s: f64) -> PyResult<PyFrame<'py>> {
-        let limit = duration("spin_s", spin_s)?;
+    /// Run tasks until a frame comes that is for others. Waits without the GIL.
+    fn next<'py>(&self, py: Python<'py>) -> PyResult<PyFrame<'py>> {
         let channel = self.channel.get();
         loop {
-            let mut expected = lock(&self.expected);
-            let spin = if *expected <= limit * PATIENCE {
-                limit
-            } else {
-                Duration::ZERO
-            };
             let since = Instant::now();
+            let spin = lock(&self.pace).spin();
             let known = channel.next(py, spin, |frame| self.known(py, frame))?;
-            // What is longer than any pace is no measure of one.
-            let waited = since.elapsed().min(limit * PATIENCE * 4);
-            *expected = (*expected * 3 + waited) / 4;
-            drop(expected);
+            lock(&self.pace).note(since);
             match known {
                 Known::Task(task, step, inputs) => self.run(py, task, &step, inputs)?,
                 Known::Other(frame) => return Ok(frame),

@@ -38,7 +38,9 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::DictionaryOverflow { .. }
         | Error::InvalidName { .. }
         | Error::HandedOver { .. }
+        | Error::NotStartedByEngine { .. }
         | Error::Unsupported { .. }
+        | Error::ShapeMismatch { .. }
         | Error::ShapeOverflow { .. }
         | Error::LengthMismatch { .. } => return PyValueError::new_err(message),
         Error::UnsupportedElement { .. }
@@ -51,6 +53,7 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         | Error::FrameLength { .. }
         | Error::FrameIncomplete { .. }
         | Error::FrameDescriptor { .. }
+        | Error::FrameMeaning { .. }
         | Error::StrayDescriptor => "ProtocolError",
         Error::DescriptorLimit { .. } => "DescriptorLimitError",
         Error::MappingLimit { .. }

@@ -100,6 +100,16 @@ pub enum Error {
         /// The type that it has.
         found: String,
     },
+    /// A tensor of another shape than was asked for.
+    #[error("entry {key:?} has the shape {found:?}, not {expected}")]
+    ShapeMismatch {
+        /// The entry.
+        key: String,
+        /// The shape that was asked for, `_` for any size.
+        expected: String,
+        /// The shape that it has.
+        found: Vec<u64>,
+    },
     /// An entry that is no table.
     #[error("entry {key:?} is a tensor: it has no record batches")]
     NotATable {
@@ -296,6 +306,22 @@ pub enum Error {
     /// A descriptor that came with no frame that carries one.
     #[error("a descriptor came with no PARTS or OUTPUT frame")]
     StrayDescriptor,
+    /// A frame that says nothing to this worker, as its owner has sent it in the wrong place or form.
+    #[error("a {kind} frame means nothing here: {reason}")]
+    FrameMeaning {
+        /// The kind of the frame.
+        kind: Kind,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A worker's program that was started by somebody else than an engine.
+    #[error(
+        "this program runs tasks for a Theus engine, which starts it: engine.native_worker(path).          {reason}"
+    )]
+    NotStartedByEngine {
+        /// What it lacks.
+        reason: String,
+    },
     /// No memory for a frame that is arriving.
     #[error("no memory for {bytes} more bytes of a frame")]
     FrameMemory {

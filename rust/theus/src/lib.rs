@@ -75,13 +75,18 @@ mod store;
 pub mod sweep;
 pub mod tensor;
 pub mod transient;
+#[cfg(feature = "worker")]
+pub mod worker;
 pub mod zone;
 
+pub use arrow;
 pub use backend::{Backend, Capabilities, SpillDirectory};
 pub use budget::Budget;
 pub use descriptor::{SegmentName, SessionId};
 pub use error::{Error, Result};
 pub use fill::NewTable;
+#[cfg(feature = "ndarray")]
+pub use ndarray;
 pub use os::fork_generation;
 pub use output::Output;
 pub use segment::Segment;

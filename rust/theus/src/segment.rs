@@ -21,10 +21,12 @@ use crate::fill::{Content, Filled};
 use crate::kill_point::KillPoint;
 use crate::layout::Spec;
 use crate::layout::table::{self, BlankColumn, ExtraCopy, TableFile, Validation};
-use crate::layout::tensor::{body_offset, read_header};
+use crate::layout::tensor::{TensorSpec, body_offset, read_header};
 use crate::mapping::Mapping;
 use crate::os;
 use crate::pool::Pool;
+#[cfg(feature = "worker")]
+use crate::tensor;
 use crate::tensor::{Element, Tensor, spec_of};
 use crate::zone::Zone;
 
@@ -361,7 +363,10 @@ impl Segment {
     /// # Errors
     /// [`Error::DtypeMismatch`], or [`Error::Unpublished`] if its bytes may still change.
     pub fn tensor<T: Element>(&self) -> Result<Tensor<T>> {
-        let spec = spec_of::<T>(self.spec())?;
+        self.tensor_of(spec_of::<T>(self.spec())?)
+    }
+
+    fn tensor_of<T: Element>(&self, spec: &TensorSpec) -> Result<Tensor<T>> {
         if !self.is_published() || spec.mutable {
             // What the owner goes on writing cannot be a slice.
             return Err(Error::Unpublished {
@@ -369,6 +374,21 @@ impl Segment {
             });
         }
         Ok(Tensor::new(self.mapping()?, spec, self.body_offset()))
+    }
+
+    /// The part of the tensor in it that lies at `place`, with items of any type.
+    ///
+    /// # Errors
+    /// [`Error::DtypeMismatch`] if it is a table, [`Error::Unpublished`] if its bytes may still change,
+    /// [`Error::CorruptSegment`] if no such items lie there.
+    #[cfg(feature = "worker")]
+    pub(crate) fn tensor_at<T: Element>(&self, place: tensor::Place) -> Result<Tensor<T>> {
+        let Spec::Tensor(spec) = self.spec() else {
+            return spec_of::<T>(self.spec()).and(Err(Error::Unpublished {
+                key: self.spec().key().to_owned(),
+            }));
+        };
+        self.tensor_of(spec)?.at(place)
     }
 
     /// The record batches of a table or array, over the segment's bytes, which they keep mapped.
@@ -405,6 +425,15 @@ impl Segment {
     pub unsafe fn batches_trusted(&self) -> Result<Vec<RecordBatch>> {
         let view = self.look_at_table()?;
         self.read_batches(&view.mapping, Validation::Trusted)
+    }
+
+    /// Has [`batches`](Self::batches) take it as it is, without looking at what the values say.
+    ///
+    /// # Safety
+    /// As of [`batches_trusted`](Self::batches_trusted).
+    #[cfg(feature = "worker")]
+    pub(crate) unsafe fn trust(&self) {
+        self.validated.store(true, Ordering::SeqCst);
     }
 
     /// The schema of a table's batches.

@@ -95,8 +95,28 @@ pub(crate) fn unguard(id: &SessionId) {
     }
 }
 
+/// Has an interrupt, if that is its default effect, not end this process any more: for a worker, whose
+/// tasks are told in another way. What it starts has the default again.
+#[cfg(feature = "worker")]
+pub(crate) fn outlive_interrupts() {
+    handle(
+        &[libc::SIGINT],
+        ignore as *const () as usize,
+        libc::SA_RESTART,
+    );
+}
+
+#[cfg(feature = "worker")]
+extern "C" fn ignore(_: libc::c_int) {}
+
 fn install() {
-    for signal in [libc::SIGTERM, libc::SIGHUP] {
+    let signals = [libc::SIGTERM, libc::SIGHUP];
+    handle(&signals, remove_and_die as *const () as usize, 0);
+}
+
+/// Has `handler`, of a signal's number alone, run at those signals that have their default effect.
+fn handle(signals: &[libc::c_int], handler: usize, flags: libc::c_int) {
+    for &signal in signals {
         let mut old = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: the current action is written to `old`; nothing changes.
         let known = unsafe { libc::sigaction(signal, std::ptr::null(), old.as_mut_ptr()) };
@@ -106,7 +126,8 @@ fn install() {
             continue;
         }
         let mut action = old;
-        action.sa_sigaction = remove_and_die as *const () as usize;
+        action.sa_sigaction = handler;
+        action.sa_flags |= flags;
         // SAFETY: the handler has the signature of one without SA_SIGINFO and lives forever.
         unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
     }

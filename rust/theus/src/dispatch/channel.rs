@@ -111,18 +111,15 @@ impl Channel {
         Arc::clone(&self.sender.socket.traffic)
     }
 
-    /// [`Sender::send`], which copies the attachments that have to wait.
+    /// [`Sender::send_copying`].
     ///
     /// # Errors
     /// As [`Sender::send`].
     pub fn send(&mut self, kind: Kind, fields: &[u64], attachments: &[&[u8]]) -> Result<bool> {
-        self.sender
-            .send(kind, fields, attachments, &mut |index, skip| {
-                Box::new(attachments[index][skip..].to_vec())
-            })
+        self.sender.send_copying(kind, fields, attachments)
     }
 
-    /// Sends a whole frame, waiting while the socket is full; signals do not end the wait.
+    /// [`Sender::send_blocking`].
     ///
     /// # Errors
     /// As [`Sender::send`].
@@ -132,12 +129,7 @@ impl Channel {
         fields: &[u64],
         attachments: &[&[u8]],
     ) -> Result<()> {
-        let mut done = self.send(kind, fields, attachments)?;
-        while !done {
-            self.sender.wait()?;
-            done = self.sender.flush()?;
-        }
-        Ok(())
+        self.sender.send_blocking(kind, fields, attachments)
     }
 
     /// Sends more of what is queued. True if nothing is left.
@@ -156,18 +148,12 @@ impl Channel {
         self.receiver.try_recv()
     }
 
-    /// Waits for a frame; signals do not end the wait. `spin` as in [`Receiver::wait`].
+    /// [`Receiver::recv`].
     ///
     /// # Errors
     /// As [`Receiver::try_recv`].
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "a wait that ends with Ready leaves a frame"
-    )]
     pub fn recv(&mut self, spin: Duration) -> Result<Frame<'_>> {
-        while self.receiver.wait(spin)? == Wait::Interrupted {}
-        let frame = self.receiver.take()?;
-        Ok(frame.expect("a wait that ends with Ready leaves a frame"))
+        self.receiver.recv(spin)
     }
 }
 
@@ -218,6 +204,67 @@ impl Sender {
             .outgoing
             .send(&mut socket, kind, fields, attachments, keep)?;
         self.sent(outcome)
+    }
+
+    /// [`send`](Self::send), which copies the attachments that have to wait.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_copying(
+        &mut self,
+        kind: Kind,
+        fields: &[u64],
+        attachments: &[&[u8]],
+    ) -> Result<bool> {
+        self.send(kind, fields, attachments, &mut |index, skip| {
+            Box::new(attachments[index][skip..].to_vec())
+        })
+    }
+
+    /// Sends a whole frame, waiting while the socket is full; signals do not end the wait.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_blocking(
+        &mut self,
+        kind: Kind,
+        fields: &[u64],
+        attachments: &[&[u8]],
+    ) -> Result<()> {
+        let done = self.send_copying(kind, fields, attachments)?;
+        self.finish(done)
+    }
+
+    /// Sends a whole frame that carries `descriptor`, waiting while the socket is full.
+    ///
+    /// # Errors
+    /// As [`send_carrying`](Self::send_carrying).
+    pub fn send_carrying_blocking(
+        &mut self,
+        kind: Kind,
+        fields: &[u64],
+        descriptor: OwnedFd,
+    ) -> Result<()> {
+        let done = self.send_carrying(kind, fields, descriptor)?;
+        self.finish(done)
+    }
+
+    /// Sends a whole frame by the socket, also to a peer that polls: for what it does not wait for.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_aside(&mut self, kind: Kind, fields: &[u64], attachments: &[&[u8]]) -> Result<()> {
+        self.queue(kind, fields, attachments)?;
+        let done = self.flush()?;
+        self.finish(done)
+    }
+
+    fn finish(&mut self, mut done: bool) -> Result<()> {
+        while !done {
+            self.wait()?;
+            done = self.flush()?;
+        }
+        Ok(())
     }
 
     /// Queues a copy of a frame, which the next [`flush`](Self::flush) writes with what else is queued:
@@ -333,6 +380,20 @@ impl Receiver {
     pub fn try_recv(&mut self) -> Result<Option<Frame<'_>>> {
         while !self.is_ready()? && self.fill()? {}
         self.buffered()
+    }
+
+    /// Waits for a frame; signals do not end the wait. `spin` as in [`wait`](Self::wait).
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "a wait that ends with Ready leaves a frame"
+    )]
+    pub fn recv(&mut self, spin: Duration) -> Result<Frame<'_>> {
+        while self.wait(spin)? == Wait::Interrupted {}
+        let frame = self.take()?;
+        Ok(frame.expect("a wait that ends with Ready leaves a frame"))
     }
 
     /// The next whole frame of those that a system call brought before; makes none itself.

@@ -134,7 +134,9 @@ impl Kind {
         match self {
             Self::Setup | Self::Shutdown => Count::Exactly(0),
             Self::State | Self::ForgetState | Self::ForgetFunction => Count::Exactly(1),
-            Self::Hello | Self::Function | Self::Result | Self::Output | Self::Log => Count::Exactly(2),
+            Self::Hello | Self::Function | Self::Result | Self::Output | Self::Log => {
+                Count::Exactly(2)
+            }
             Self::Parts => Count::AtLeast(3),
             Self::Error | Self::Progress => Count::Exactly(3),
             Self::Task => Count::Exactly(4),

@@ -33,6 +33,7 @@ mod incoming;
 mod kind;
 mod mail;
 mod outgoing;
+mod pace;
 mod socket;
 #[cfg(test)]
 mod testing;
@@ -43,5 +44,6 @@ pub use control::Control;
 pub use frame::{Attachments, Frame, PROTOCOL_VERSION, decode, encode};
 pub use kind::{Count, Kind};
 pub use outgoing::Kept;
+pub use pace::Pace;
 pub use socket::{Traffic, Wait};
 pub use watch::{Attempt, watch_owner, watch_process};

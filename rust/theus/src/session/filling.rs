@@ -1,6 +1,6 @@
 //! Tensors that are being filled.
 
-#![expect(unsafe_code, reason = "bytes of a segment become a slice of items")]
+#![expect(unsafe_code, reason = "the draft of a tensor becomes a slice of items")]
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::Session;
 use crate::error::Result;
 use crate::layout::Spec;
 use crate::segment::Segment;
-use crate::tensor::{Element, Tensor, count};
+use crate::tensor::{Element, Tensor, items_mut};
 
 /// A tensor that is being filled. Dropped without [`publish`](Self::publish), it is gone.
 #[derive(Debug)]
@@ -37,13 +37,9 @@ impl<T: Element> TensorMut<T> {
         let Ok(mapping) = self.segment.mapping() else {
             unreachable!("a draft is mapped");
         };
-        let start = mapping
-            .as_mut_ptr()
-            .wrapping_add(self.segment.body_offset());
-        // SAFETY: the range is writable and this process's alone, the segment is kept by `self` and
-        // nobody else has it; the mapping stays as long as the draft does, which is published by
-        // value only. The body begins on a page, and any bytes are items.
-        unsafe { std::slice::from_raw_parts_mut(start.cast(), count(spec)) }
+        // SAFETY: the draft is this process's alone, `self` keeps its segment and nobody else has it;
+        // the mapping stays as long as the draft does, which is published by value only.
+        unsafe { items_mut(&mapping, self.segment.body_offset(), spec) }
     }
 
     /// Seals the tensor and enters it into the session under its name.

@@ -76,10 +76,10 @@ fn each_fault_has_its_own_error() {
         })
     ));
     assert!(matches!(
-        with(2, 2),
+        with(2, 1),
         Err(Error::FrameVersion {
-            found: 2,
-            expected: 1
+            found: 1,
+            expected: 2
         })
     ));
     assert!(matches!(with(3, 0), Err(Error::FrameKind { found: 0 })));

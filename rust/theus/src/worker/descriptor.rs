@@ -1,0 +1,34 @@
+//! Descriptors as JSON: `schemas/descriptor.json`.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What locates an entry.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Descriptor {
+    pub(super) key: String,
+    pub(super) segment: String,
+    pub(super) kind: String,
+    pub(super) length: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) view: Option<View>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) part: Option<Part>,
+}
+
+/// The part of a tensor's segment that is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct View {
+    pub(super) offset: usize,
+    pub(super) shape: Vec<u64>,
+    pub(super) strides: Vec<i64>,
+    pub(super) dtype: Value,
+}
+
+/// The part of a table that is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) columns: Vec<usize>,
+    pub(super) start: usize,
+    pub(super) length: usize,
+}

@@ -1,0 +1,180 @@
+//! Entries as tasks see them.
+
+#![expect(unsafe_code, reason = "entries that the owner names are trusted")]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+
+use super::descriptor::{Descriptor, Part, View};
+use super::value::{Handle, Target};
+use crate::descriptor::{SegmentName, SessionId};
+use crate::error::{Error, Result};
+use crate::segment::Segment;
+use crate::tensor::{Element, Place, Tensor, is_dtype_of};
+
+/// An entry of the heavy zone, or a part of one, over the very bytes that its maker wrote. What is made
+/// of it stays valid for as long as it is held, also when the entry is replaced or freed.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    segment: Arc<Segment>,
+    descriptor: Arc<Descriptor>,
+}
+
+impl Entry {
+    /// The name under which the state, or the input, has it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.descriptor.key
+    }
+
+    /// What it is: `tensor`, `table`, `array` or `chunked_array`.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        &self.descriptor.kind
+    }
+
+    /// The tensor, without a copy.
+    ///
+    /// # Errors
+    /// [`Error::DtypeMismatch`] if its items are not `T`s, [`Error::Unpublished`] if the owner goes on
+    /// writing it (`mutable=True`).
+    pub fn tensor<T: Element>(&self) -> Result<Tensor<T>> {
+        let Some(view) = &self.descriptor.view else {
+            return self.segment.tensor();
+        };
+        let dtype = view.dtype.as_str();
+        if !dtype.is_some_and(is_dtype_of::<T>) {
+            return Err(Error::DtypeMismatch {
+                key: self.descriptor.key.clone(),
+                expected: T::TYPE.code().to_owned(),
+                found: dtype.map_or_else(|| view.dtype.to_string(), str::to_owned),
+            });
+        }
+        let View {
+            offset,
+            shape,
+            strides,
+            ..
+        } = view.clone();
+        self.segment.tensor_at(Place {
+            start: offset,
+            shape,
+            strides,
+        })
+    }
+
+    /// The record batches of a table or array, without a copy.
+    ///
+    /// # Errors
+    /// [`Error::NotATable`], or [`Error::CorruptSegment`].
+    pub fn batches(&self) -> Result<Vec<RecordBatch>> {
+        let batches = self.segment.batches()?;
+        match &self.descriptor.part {
+            None => Ok(batches),
+            Some(part) => cut(&batches, part).map_err(|reason| Error::CorruptSegment {
+                segment: self.descriptor.segment.clone(),
+                reason,
+            }),
+        }
+    }
+
+    /// The schema of the record batches.
+    ///
+    /// # Errors
+    /// As of [`batches`](Self::batches).
+    pub fn schema(&self) -> Result<SchemaRef> {
+        let schema = self.segment.schema()?;
+        match &self.descriptor.part {
+            None => Ok(schema),
+            Some(part) => match schema.project(&part.columns) {
+                Ok(schema) => Ok(Arc::new(schema)),
+                Err(error) => Err(Error::CorruptSegment {
+                    segment: self.descriptor.segment.clone(),
+                    reason: error.to_string(),
+                }),
+            },
+        }
+    }
+
+    /// The handle by which a result refers to it.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Target::Entry(Arc::clone(&self.descriptor)))
+    }
+}
+
+/// These columns and rows of a table.
+fn cut(batches: &[RecordBatch], part: &Part) -> std::result::Result<Vec<RecordBatch>, String> {
+    let (mut skip, mut left) = (part.start, part.length);
+    let mut found = Vec::new();
+    for batch in batches {
+        let rows = batch.num_rows();
+        let (start, length) = (skip.min(rows), left.min(rows - skip.min(rows)));
+        (skip, left) = (skip - start, left - length);
+        if length > 0 {
+            let columns = batch.project(&part.columns);
+            let columns = columns.map_err(|error| error.to_string())?;
+            found.push(columns.slice(start, length));
+        }
+    }
+    if left > 0 {
+        return Err(format!(
+            "it has fewer rows than {}",
+            part.start + part.length
+        ));
+    }
+    Ok(found)
+}
+
+/// The segments that are mapped here, until their owner releases them.
+#[derive(Debug)]
+pub(super) struct Segments {
+    session: SessionId,
+    mapped: Mutex<HashMap<u64, Arc<Segment>>>,
+}
+
+impl Segments {
+    pub(super) fn new(session: SessionId) -> Self {
+        Self {
+            session,
+            mapped: Mutex::default(),
+        }
+    }
+
+    /// Maps the segment of an entry, once.
+    pub(super) fn open(&self, descriptor: &Arc<Descriptor>) -> Result<Entry> {
+        let name: SegmentName = descriptor.segment.parse()?;
+        if name.session != self.session {
+            return Err(Error::CorruptSegment {
+                segment: descriptor.segment.clone(),
+                reason: "it is another session's".to_owned(),
+            });
+        }
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        let segment = if let Some(segment) = mapped.get(&name.number) {
+            Arc::clone(segment)
+        } else {
+            let segment = Arc::new(Segment::find_promised(&name)?);
+            // SAFETY: its name came from the session's owner, who wrote it by Arrow's rules, or took it
+            // over from another of its workers.
+            unsafe { segment.trust() };
+            mapped.insert(name.number, Arc::clone(&segment));
+            segment
+        };
+        Ok(Entry {
+            segment,
+            descriptor: Arc::clone(descriptor),
+        })
+    }
+
+    /// Lets go of segments that nobody will ask for again.
+    pub(super) fn release(&self, numbers: impl Iterator<Item = u64>) {
+        let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
+        for number in numbers {
+            mapped.remove(&number);
+        }
+    }
+}

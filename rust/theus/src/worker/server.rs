@@ -1,0 +1,315 @@
+//! A worker's loop.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::process;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rayon::ThreadPoolBuilder;
+use rustix::stdio::dup2_stderr;
+use serde::{Deserialize, Serialize};
+
+use super::context::{Context, Shared};
+use super::entry::Segments;
+use super::failure::TaskError;
+use super::launch::{Launch, launch};
+use super::output::Referred;
+use super::panics::Panics;
+use super::registry::Registry;
+use super::state::States;
+use crate::budget::Budget;
+use crate::descriptor::SessionId;
+use crate::dispatch::{
+    Channel, Control, Frame, Kind, PROTOCOL_VERSION, Pace, Receiver, Side, watch_owner,
+};
+use crate::error::{Error, Result};
+use crate::os::failed;
+use crate::signals;
+use crate::zone::Zone;
+
+const SPIN: Duration = Duration::from_micros(50);
+/// Longer than the kernel takes to end a process with much memory.
+const OWNER_ENDS: Duration = Duration::from_secs(30);
+/// The form of functions by name, and the call of tasks with plain values.
+const BY_NAME: u64 = 3;
+const PLAIN: u64 = 4;
+
+static SERVES: AtomicBool = AtomicBool::new(false);
+
+/// Serves the tasks that `register` registers, until the engine that started this process ends.
+///
+/// To be called by `main`, once. Takes over the interrupt signal, which then ends no task by itself,
+/// rayon's global pool, unless there is one, and panics of tasks. It blocks; tasks run in this thread,
+/// one after the other.
+///
+/// # Errors
+/// [`Error::NotStartedByEngine`], or those of the machine's limits. A process that cannot follow its
+/// engine any more does not return from here: it says why, and exits with status 1.
+pub fn serve(register: impl FnOnce(&mut Registry)) -> Result<()> {
+    let mut registry = Registry::default();
+    register(&mut registry);
+    if SERVES.swap(true, Ordering::SeqCst) {
+        return Err(Error::NotStartedByEngine {
+            reason: "this process serves already".to_owned(),
+        });
+    }
+    let launch = launch()?;
+    let mut server = Server::new(&registry, launch)?;
+    match server.run() {
+        Ok(()) => Ok(()),
+        Err(error @ (Error::ChannelEnd { .. } | Error::ChannelPeerGone { .. })) => {
+            // The owner is on its way out without having said so. Its socket closes before its lock
+            // is free, so leaving now would leave its session to nobody: the watching thread ends us.
+            thread::sleep(OWNER_ENDS);
+            leave("its owner does not talk to it", &error)
+        }
+        Err(error) => leave("it cannot follow its owner", &error),
+    }
+}
+
+fn leave(why: &str, error: &Error) -> ! {
+    eprintln!("theus: worker {} ends, as {why}: {error}", process::id());
+    process::exit(1);
+}
+
+/// The attachment of HELLO.
+#[derive(Serialize)]
+struct Hello<'a> {
+    language: &'static str,
+    library: &'static str,
+    capabilities: [&'static str; 1],
+    tasks: Vec<&'a str>,
+}
+
+/// The definition of a function by name.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+struct Server<'a> {
+    registry: &'a Registry,
+    receiver: Receiver,
+    shared: Shared,
+    states: States,
+    functions: HashMap<u64, String>,
+    panics: Panics,
+}
+
+impl<'a> Server<'a> {
+    fn new(registry: &'a Registry, launch: Launch) -> Result<Self> {
+        let session: SessionId = launch.session.parse()?;
+        watch_owner(launch.owner, session.clone())?;
+        signals::outlive_interrupts();
+        // Somebody has made one before us: it is theirs to size.
+        let _ = ThreadPoolBuilder::new()
+            .num_threads(launch.threads)
+            .build_global();
+        let control = Control::from_fd(&launch.control)?;
+        let mut channel = Channel::from_fd(launch.channel)?;
+        channel.use_page(&control, Side::Worker);
+        let budget = Budget::from_fd(&launch.budget, launch.seat)?;
+        let trace = File::from(launch.trace);
+        take_stderr(&launch.stderr, &trace)?;
+        let hello = Hello {
+            language: "rust",
+            library: concat!("theus ", env!("CARGO_PKG_VERSION")),
+            capabilities: ["plain"],
+            tasks: registry.names().collect(),
+        };
+        let hello = serde_json::to_vec(&hello).unwrap_or_default();
+        let fields = [PROTOCOL_VERSION.into(), process::id().into()];
+        channel.send_blocking(Kind::Hello, &fields, &[&hello])?;
+        Ok(Self {
+            registry,
+            receiver: channel.receiver,
+            shared: Shared {
+                sender: Mutex::new(channel.sender),
+                control,
+                segments: Segments::new(session.clone()),
+                zone: Zone::of_worker(session, budget),
+                threads: launch.threads,
+            },
+            states: States::default(),
+            functions: HashMap::new(),
+            panics: Panics::watch(trace),
+        })
+    }
+
+    /// Takes frames until the owner says that it was the last.
+    fn run(&mut self) -> Result<()> {
+        let mut pace = Pace::new(SPIN);
+        loop {
+            let since = Instant::now();
+            let frame = self.receiver.recv(pace.spin())?;
+            pace.note(since);
+            let kind = frame.kind();
+            let meant = match kind {
+                Kind::Shutdown => return Ok(()),
+                Kind::Task => {
+                    let task = Task {
+                        registry: self.registry,
+                        states: &self.states,
+                        functions: &self.functions,
+                        shared: &self.shared,
+                        panics: &self.panics,
+                    };
+                    task.run(&frame)?;
+                    Ok(())
+                }
+                Kind::State => {
+                    let version = frame.fields().next().unwrap_or(0);
+                    self.states.take(version, frame.attachments())
+                }
+                Kind::ForgetState => {
+                    self.states.forget(frame.fields().next().unwrap_or(0));
+                    Ok(())
+                }
+                Kind::Function => take_function(&mut self.functions, &frame),
+                Kind::ForgetFunction => match frame.fields().next() {
+                    Some(number) if self.functions.remove(&number).is_some() => Ok(()),
+                    _ => Err("no such function was sent".to_owned()),
+                },
+                Kind::Release => {
+                    self.shared.segments.release(frame.fields());
+                    Ok(())
+                }
+                _ => Err("it is none for this worker".to_owned()),
+            };
+            meant.map_err(|reason| Error::FrameMeaning { kind, reason })?;
+        }
+    }
+}
+
+fn take_function(
+    functions: &mut HashMap<u64, String>,
+    frame: &Frame<'_>,
+) -> std::result::Result<(), String> {
+    let mut fields = frame.fields();
+    let (number, form) = (fields.next(), fields.next());
+    let (Some(number), Some(BY_NAME)) = (number, form) else {
+        return Err("it is not by name".to_owned());
+    };
+    let definition = frame.attachments().next().unwrap_or_default();
+    let named: Named = serde_json::from_slice(definition).map_err(|error| error.to_string())?;
+    functions.insert(number, named.name);
+    Ok(())
+}
+
+/// What a task is run with.
+struct Task<'a> {
+    registry: &'a Registry,
+    states: &'a States,
+    functions: &'a HashMap<u64, String>,
+    shared: &'a Shared,
+    panics: &'a Panics,
+}
+
+impl Task<'_> {
+    /// Runs the task of a TASK frame, and answers it.
+    fn run(&self, frame: &Frame<'_>) -> Result<()> {
+        let mut fields = frame.fields();
+        let mut field = || fields.next().unwrap_or(0);
+        let (number, version, function, call) = (field(), field(), field(), field());
+        let inputs = frame.attachments().next().unwrap_or_default();
+        let control = &self.shared.control;
+        control.set_running(number);
+        let since = Instant::now();
+        let referred = Referred::default();
+        let outcome = if call == PLAIN {
+            self.outcome(number, version, function, inputs, &referred)
+        } else {
+            Err(TaskError::new(
+                "call",
+                "this worker takes plain values only",
+            ))
+        };
+        let took = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.answer(number, took, outcome, &referred)?;
+        control.set_running(0);
+        Ok(())
+    }
+
+    fn outcome(
+        &self,
+        number: u64,
+        version: u64,
+        function: u64,
+        inputs: &[u8],
+        referred: &Referred,
+    ) -> std::result::Result<Vec<u8>, TaskError> {
+        let unknown = |what: String| TaskError::new("unknown", what);
+        let state = self.states.get(version);
+        let state = state.ok_or_else(|| unknown(format!("no state {version} was sent")))?;
+        let name = self.functions.get(&function);
+        let name = name.ok_or_else(|| unknown(format!("no function {function} was sent")))?;
+        let task = self.registry.get(name);
+        let task = task.ok_or_else(|| unknown(format!("this worker has no task {name:?}")))?;
+        let context = Context {
+            task: number,
+            inputs,
+            state,
+            shared: self.shared,
+            referred: Referred::clone(referred),
+        };
+        context.check_cancelled()?;
+        self.panics.catch(|| task(&context))
+    }
+
+    fn answer(
+        &self,
+        number: u64,
+        took: u64,
+        outcome: std::result::Result<Vec<u8>, TaskError>,
+        referred: &Referred,
+    ) -> Result<()> {
+        let mut sender = self.shared.sender();
+        let outcome = outcome.and_then(|result| {
+            let outputs = referred.lock().unwrap_or_else(PoisonError::into_inner);
+            for (place, output) in outputs.iter().enumerate() {
+                let file = output.hand_over()?;
+                let fields = [place as u64, output.length() as u64];
+                sender.send_carrying_blocking(Kind::Output, &fields, file)?;
+            }
+            Ok(result)
+        });
+        match outcome {
+            Ok(result) => sender.send_blocking(Kind::Result, &[number, took], &[&result]),
+            Err(error) => {
+                let fields = [number, took, error.cause as u64];
+                let described = error.encode();
+                sender.send_blocking(Kind::Error, &fields, &[&described, error.trace.as_bytes()])
+            }
+        }
+    }
+}
+
+/// Goes on with the owner's standard error; what was written so far is in `trace`.
+fn take_stderr(stderr: &OwnedFd, trace: &File) -> Result<()> {
+    let told = |operation| move |error| failed(operation, error);
+    let length = trace
+        .metadata()
+        .map_err(told("looking at the trace"))?
+        .len();
+    let mut early = vec![0; usize::try_from(length).unwrap_or(0)];
+    trace
+        .read_exact_at(&mut early, 0)
+        .map_err(told("reading the trace"))?;
+    let written = early
+        .iter()
+        .rposition(|&byte| byte != 0)
+        .map_or(0, |at| at + 1);
+    dup2_stderr(stderr).map_err(|errno| failed("taking the owner's standard error", errno))?;
+    trace
+        .write_all_at(&vec![0; written], 0)
+        .map_err(told("clearing the trace"))?;
+    if written > 0 {
+        eprint!("{}", String::from_utf8_lossy(&early[..written]));
+    }
+    Ok(())
+}
