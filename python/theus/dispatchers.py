@@ -199,10 +199,12 @@ class Dispatchers:
 
     def announce(self, state: State) -> None:
         """Let a few workers that have nothing to do see `state` before a task needs it."""
-        if len(self._all) > 1 and state.is_small():
-            state.make_plain()
-        for dispatcher in self._all:
-            dispatcher.announce(state)
+        python, *natives = self._all
+        python.announce(state)
+        # Whoever publishes may hold a lock, so the domain is not made plain for it.
+        if natives and state.is_small() and state.is_plain:
+            for dispatcher in natives:
+                dispatcher.announce(state)
 
     def finish(self) -> None:
         """Let everything that was submitted end, also what is submitted meanwhile."""

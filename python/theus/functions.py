@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -290,8 +291,12 @@ class References:
 
 
 def _by_name(task: NativeTask) -> Reference:
-    definition = json.dumps({"name": task.name}, ensure_ascii=False).encode()
-    return Reference(task.name, BY_NAME, definition, task)
+    return Reference(task.name, BY_NAME, _define(task.name), task)
+
+
+@lru_cache(maxsize=1024)
+def _define(name: str) -> bytes:
+    return json.dumps({"name": name}, ensure_ascii=False).encode()
 
 
 def name_of(function: Callable[..., Any]) -> str:

@@ -115,6 +115,11 @@ class State:
         """The heavy entries, as a read-only mapping of views."""
         return HeavyView(self.entries)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the domain has been made plain, which runs code of the user's classes."""
+        return self._is_plain or all(m.plain is not None for m in self.frozen.values())
+
     def make_plain(self) -> None:
         """Make plain values of the domain, once: what stands for its values where no pickles go.
 

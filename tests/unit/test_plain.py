@@ -140,6 +140,17 @@ def test_an_output_that_was_not_sent_is_refused():
         plain.decode(bytes.fromhex("d7020100000000000000"))
 
 
+def test_outputs_are_viewed_whole(engine):
+    x = engine.heavy.put("x", np.arange(12.0).reshape(3, 4))
+    table = engine.heavy.put("t", pa.table({"a": range(9)}))
+    segments = [engine.state.entries[key].segment for key in ("x", "t")]
+    data = bytes.fromhex("92d7020000000000000000d7020100000000000000")
+    array, arrived = plain.decode(data, segments)
+    np.testing.assert_array_equal(array, x)
+    assert not array.flags.writeable
+    assert arrived.equals(table)
+
+
 def both_ways(engine, value):
     message = plain.encode(value, engine.heavy.pin, label="it")
     assert len(message.pins) == 1
