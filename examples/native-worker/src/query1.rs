@@ -2,17 +2,25 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Date32Type, Decimal128Type};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use theus::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use theus::arrow::compute::{CastOptions, cast_with_options};
+use theus::arrow::datatypes::{DataType, Date32Type, Decimal128Type};
 use theus::worker::{Context, Handle, Result, TaskError};
 
 /// 1998-12-01 less 90 days, in days since 1970.
 const LAST_SHIPPED: i32 = 10_471;
 /// So many rows at a time, by one thread: sums of these fit into 64 bits.
 const ROWS: usize = 1 << 16;
+
+/// Prices up to a hundred million, so that sums of so many charged ones fit into 64 bits.
+const MAX_PRICE: u128 = 10_000_000_000;
+/// What cannot be cast is an error, not a null.
+const CAST: CastOptions<'static> = CastOptions {
+    safe: false,
+    format_options: theus::arrow::util::display::FormatOptions::new(),
+};
 
 #[derive(Deserialize)]
 pub(crate) struct Rows {
@@ -96,6 +104,13 @@ fn sums_of(rows: &RecordBatch) -> Result<Groups> {
     let states = column(rows, "l_linestatus", &DataType::LargeUtf8)?;
     let (flags, states) = (letters(flags.as_ref())?, letters(states.as_ref())?);
 
+    if price.iter().any(|price| price.unsigned_abs() > MAX_PRICE) {
+        return Err(TaskError::new(
+            "query1",
+            "a price is too high to be summed here",
+        ));
+    }
+
     let mut known: Vec<((u8, u8), [i64; 6])> = Vec::new();
     for row in 0..rows.num_rows() {
         if shipped[row] > LAST_SHIPPED {
@@ -132,7 +147,7 @@ fn sums_of(rows: &RecordBatch) -> Result<Groups> {
 }
 
 /// A column without nulls, of this type: as it lies there, unless it has another that can be cast.
-fn column(rows: &RecordBatch, name: &str, kind: &DataType) -> Result<arrow::array::ArrayRef> {
+fn column(rows: &RecordBatch, name: &str, kind: &DataType) -> Result<ArrayRef> {
     let found = rows.column_by_name(name);
     let found = found.ok_or_else(|| TaskError::new("query1", format!("no column {name}")))?;
     if found.null_count() > 0 {
@@ -140,7 +155,7 @@ fn column(rows: &RecordBatch, name: &str, kind: &DataType) -> Result<arrow::arra
     }
     Ok(match found.data_type() {
         same if same == kind => found.clone(),
-        _ => cast(found, kind)?,
+        _ => cast_with_options(found, kind, &CAST)?,
     })
 }
 

@@ -64,7 +64,7 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
         Error::HeavyZoneFull { .. } => "HeavyZoneFullError",
         Error::SpillDirectory { .. } => "SpillDirectoryError",
         Error::CorruptSegment { .. } => "CorruptSegmentError",
-        Error::Unpublished { .. } => "UnpublishedError",
+        Error::Mutable { .. } | Error::Unpublished { .. } => "UnpublishedError",
         Error::SessionClosed { .. } => "SessionClosedError",
     };
     let found = py

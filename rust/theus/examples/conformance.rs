@@ -9,24 +9,8 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
-use theus::worker::{Context, Handle, Level, Registry, Result, TaskError, serve};
-
-/// Any plain value but a handle.
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Value {
-    Nil(()),
-    Bool(bool),
-    Unsigned(u64),
-    Int(i64),
-    Float(f64),
-    Text(String),
-    Bytes(ByteBuf),
-    List(Vec<Value>),
-    Map(BTreeMap<String, Value>),
-}
+use serde::Deserialize;
+use theus::worker::{Context, Handle, Level, Registry, Result, TaskError, Value, serve};
 
 #[derive(Deserialize)]
 struct One<T> {

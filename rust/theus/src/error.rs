@@ -153,6 +153,15 @@ pub enum Error {
         /// The entry.
         key: String,
     },
+    /// The entry goes on changing, as its owner made it to (`mutable=True`).
+    #[error(
+        "entry {key:?} is mutable: its owner goes on writing it, so that nobody can borrow its items. \
+         Read them through the segment's mapping, or have its owner put a copy"
+    )]
+    Mutable {
+        /// The entry.
+        key: String,
+    },
     /// A worker's output that the owner has already.
     #[error("output {key:?} was handed over to the session's owner before")]
     HandedOver {

@@ -1,7 +1,8 @@
 //! New segments with their content: space reserved, header written, bytes copied once.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -14,7 +15,9 @@ use crate::descriptor::SegmentName;
 use crate::error::{Error, Result};
 use crate::kill_point::KillPoint;
 use crate::layout::Spec;
-use crate::layout::table::{BlankColumn, ExtraCopy, TableOptions, TableSpec, TableWriter};
+use crate::layout::table::{
+    BlankColumn, ExtraCopy, TableKind, TableOptions, TableSpec, TableWriter,
+};
 use crate::layout::tensor::TensorSpec;
 use crate::mapping::Mapping;
 use crate::zone::{self, Zone};
@@ -114,7 +117,7 @@ pub struct NewTable<'a> {
     /// The schema of its batches.
     pub schema: SchemaRef,
     /// Its rows.
-    pub batches: Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send + 'a>,
+    pub batches: Batches<'a>,
     /// How it is written.
     pub options: TableOptions,
     /// How many bytes are planned before they are written: a stream of any length takes no more
@@ -123,7 +126,24 @@ pub struct NewTable<'a> {
     pub hold: usize,
 }
 
-impl NewTable<'_> {
+/// How much of a stream of batches is planned before it is written.
+const HOLD_BYTES: usize = 64 << 20;
+
+impl<'a> NewTable<'a> {
+    /// A table that is called so, of batches that are made as they are written.
+    pub(crate) fn of_stream(name: &str, schema: SchemaRef, batches: Batches<'a>) -> Self {
+        Self {
+            spec: TableSpec {
+                key: name.to_owned(),
+                kind: TableKind::Table,
+            },
+            schema,
+            batches,
+            options: TableOptions::default(),
+            hold: HOLD_BYTES,
+        }
+    }
+
     /// Writes the table into a new segment, with one copy.
     pub(crate) fn fill(self, zone: &Zone, name: &SegmentName) -> Result<Filled> {
         let key = self.spec.key.clone();
@@ -142,6 +162,37 @@ fn guarded<T>(entry: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
             reason: "Arrow's code gave up on it: is the data valid?".to_owned(),
         })
     })
+}
+
+/// A stream of batches as tables take them.
+type Batches<'a> =
+    Box<dyn Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send + 'a>;
+
+/// Has `put` write `batches`, and goes on with the panic that ended them if one did: it is their own, and
+/// says nothing of Arrow's data.
+pub(crate) fn with_batches<'a, T>(
+    batches: impl Iterator<Item = std::result::Result<RecordBatch, ArrowError>> + Send + 'a,
+    put: impl FnOnce(Batches<'a>) -> Result<T>,
+) -> Result<T> {
+    let panicked = Arc::new(Mutex::new(None));
+    let mut batches = batches;
+    let noted = Arc::clone(&panicked);
+    let next = move || match catch_unwind(AssertUnwindSafe(|| batches.next())) {
+        Ok(batch) => batch,
+        Err(payload) => {
+            *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(payload);
+            Some(Err(ArrowError::ComputeError("it panicked".to_owned())))
+        }
+    };
+    let put = put(Box::new(std::iter::from_fn(next)));
+    match panicked
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
+    {
+        Some(payload) => resume_unwind(payload),
+        None => put,
+    }
 }
 
 fn table(

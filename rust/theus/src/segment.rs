@@ -361,17 +361,19 @@ impl Segment {
     /// The tensor in it.
     ///
     /// # Errors
-    /// [`Error::DtypeMismatch`], or [`Error::Unpublished`] if its bytes may still change.
+    /// [`Error::DtypeMismatch`], [`Error::Unpublished`], or [`Error::Mutable`].
     pub fn tensor<T: Element>(&self) -> Result<Tensor<T>> {
         self.tensor_of(spec_of::<T>(self.spec())?)
     }
 
     fn tensor_of<T: Element>(&self, spec: &TensorSpec) -> Result<Tensor<T>> {
-        if !self.is_published() || spec.mutable {
+        let key = || spec.key.clone();
+        if spec.mutable {
             // What the owner goes on writing cannot be a slice.
-            return Err(Error::Unpublished {
-                key: spec.key.clone(),
-            });
+            return Err(Error::Mutable { key: key() });
+        }
+        if !self.is_published() {
+            return Err(Error::Unpublished { key: key() });
         }
         Ok(Tensor::new(self.mapping()?, spec, self.body_offset()))
     }
@@ -379,16 +381,13 @@ impl Segment {
     /// The part of the tensor in it that lies at `place`, with items of any type.
     ///
     /// # Errors
-    /// [`Error::DtypeMismatch`] if it is a table, [`Error::Unpublished`] if its bytes may still change,
-    /// [`Error::CorruptSegment`] if no such items lie there.
+    /// As of [`tensor`](Self::tensor), and [`Error::CorruptSegment`] if no such items lie there.
     #[cfg(feature = "worker")]
     pub(crate) fn tensor_at<T: Element>(&self, place: tensor::Place) -> Result<Tensor<T>> {
-        let Spec::Tensor(spec) = self.spec() else {
-            return spec_of::<T>(self.spec()).and(Err(Error::Unpublished {
-                key: self.spec().key().to_owned(),
-            }));
-        };
-        self.tensor_of(spec)?.at(place)
+        match self.spec() {
+            Spec::Tensor(spec) => self.tensor_of(spec)?.at(place),
+            table @ Spec::Table(_) => self.tensor_of(spec_of::<T>(table)?),
+        }
     }
 
     /// The record batches of a table or array, over the segment's bytes, which they keep mapped.
@@ -425,15 +424,6 @@ impl Segment {
     pub unsafe fn batches_trusted(&self) -> Result<Vec<RecordBatch>> {
         let view = self.look_at_table()?;
         self.read_batches(&view.mapping, Validation::Trusted)
-    }
-
-    /// Has [`batches`](Self::batches) take it as it is, without looking at what the values say.
-    ///
-    /// # Safety
-    /// As of [`batches_trusted`](Self::batches_trusted).
-    #[cfg(feature = "worker")]
-    pub(crate) unsafe fn trust(&self) {
-        self.validated.store(true, Ordering::SeqCst);
     }
 
     /// The schema of a table's batches.

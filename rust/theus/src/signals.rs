@@ -1,4 +1,4 @@
-//! SIGTERM and SIGHUP end a process without running any of its code; sessions would stay behind.
+//! Some signals end a process without running any of its code; sessions would stay behind.
 //!
 //! Where these signals have their default effect when the first session is made, a handler removes
 //! the sessions' names and then lets the default effect happen. It uses only what a handler may:
@@ -110,7 +110,7 @@ pub(crate) fn outlive_interrupts() {
 extern "C" fn ignore(_: libc::c_int) {}
 
 fn install() {
-    let signals = [libc::SIGTERM, libc::SIGHUP];
+    let signals = [libc::SIGTERM, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT];
     handle(&signals, remove_and_die as *const () as usize, 0);
 }
 

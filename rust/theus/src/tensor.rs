@@ -267,12 +267,19 @@ impl<T: Element> Tensor<T> {
         let view = self.view().into_dimensionality();
         view.map_err(|_| Error::ShapeMismatch {
             key: self.key.clone(),
-            expected: match D::NDIM {
-                Some(dimensions) => format!("of {dimensions} dimensions"),
-                None => "another".to_owned(),
-            },
+            expected: dimensions::<D>(),
             found: self.shape().to_vec(),
         })
+    }
+}
+
+/// What a shape is to have, for an error.
+#[cfg(feature = "ndarray")]
+pub(crate) fn dimensions<D: ndarray::Dimension>() -> String {
+    match D::NDIM {
+        Some(1) => "one of 1 dimension".to_owned(),
+        Some(dimensions) => format!("one of {dimensions} dimensions"),
+        None => "another".to_owned(),
     }
 }
 

@@ -38,6 +38,9 @@ fn bounds(count: Count) -> (u64, u64) {
 fn the_kinds_are_those_of_the_schema() {
     let schema = load(FRAMES);
     assert_eq!(schema["version"], PROTOCOL_VERSION);
+    let mut parts = list(&schema["frame"], "parts").iter();
+    let version = parts.find(|part| part["name"] == "version").unwrap();
+    assert_eq!(version["value"], PROTOCOL_VERSION);
     let kinds = list(&schema, "kinds");
     assert_eq!(kinds.len(), Kind::ALL.len());
     for (kind, entry) in Kind::ALL.into_iter().zip(kinds) {

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::fill::{self, Filled, NewTable};
 use crate::kept;
 use crate::kill_point::KillPoint;
-use crate::layout::table::{TableKind, TableOptions, TableSpec};
+use crate::layout::table::TableSpec;
 use crate::layout::tensor::{Order, TensorSpec};
 use crate::mapping;
 use crate::os::{self, Fork};
@@ -34,9 +34,6 @@ mod filling;
 
 pub use attached::AttachedSession;
 pub use filling::TensorMut;
-
-/// How much of a stream of batches is planned before it is written.
-const HOLD_BYTES: usize = 64 << 20;
 
 /// How a session is set up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -248,15 +245,8 @@ impl Session {
         I: IntoIterator<Item = std::result::Result<RecordBatch, ArrowError>>,
         I::IntoIter: Send,
     {
-        let segment = self.create_table(NewTable {
-            spec: TableSpec {
-                key: name.to_owned(),
-                kind: TableKind::Table,
-            },
-            schema,
-            batches: Box::new(batches.into_iter()),
-            options: TableOptions::default(),
-            hold: HOLD_BYTES,
+        let segment = fill::with_batches(batches.into_iter(), |batches| {
+            self.create_table(NewTable::of_stream(name, schema, batches))
         })?;
         self.enter(&segment)?;
         Ok(segment)

@@ -8,21 +8,18 @@ use arrow::error::ArrowError;
 use serde::Deserialize;
 
 use super::entry::{Entry, Segments};
-use super::failure::{Cause, Result, TaskError};
-use super::output::{Made, OutputTensor, Referred};
+use super::failure::{Cause, Result, TaskError, carried};
+use super::output::OutputTensor;
+use super::scope::Scope;
 use super::state::State;
 use super::value::{self, Handle, Target};
 use crate::dispatch::{Control, Kind, Sender};
 use crate::error::Error;
-use crate::fill::NewTable;
-use crate::layout::table::{TableKind, TableOptions, TableSpec};
+use crate::fill::{self, NewTable};
 use crate::layout::tensor::{Order, TensorSpec};
 use crate::output::Output;
 use crate::tensor::Element;
 use crate::zone::Zone;
-
-/// How much of a stream of batches is planned before it is written.
-const HOLD_BYTES: usize = 64 << 20;
 
 /// How much a line of the log matters: as Python's `logging` counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +38,6 @@ pub(super) struct Shared {
     pub(super) control: Control,
     pub(super) segments: Segments,
     pub(super) zone: Zone,
-    pub(super) threads: usize,
 }
 
 impl Shared {
@@ -54,11 +50,10 @@ impl Shared {
 /// used by several threads at once.
 #[derive(Debug)]
 pub struct Context<'a> {
-    pub(super) task: u64,
     pub(super) inputs: &'a [u8],
     pub(super) state: &'a State,
     pub(super) shared: &'a Shared,
-    pub(super) referred: Referred,
+    pub(super) scope: Scope,
 }
 
 impl Context<'_> {
@@ -68,10 +63,12 @@ impl Context<'_> {
     /// # Errors
     /// If they are not what `T` takes. The caller gets a `NativeInputError`.
     pub fn input<'i, T: Deserialize<'i>>(&'i self) -> Result<T> {
-        value::decode(self.inputs).map_err(|error| {
-            let reason = format!("the inputs do not fit: {error}");
-            TaskError::of(Cause::Inputs, std::any::type_name::<T>(), reason)
-        })
+        self.scope
+            .enter(|| value::decode(self.inputs))
+            .map_err(|error| {
+                let reason = format!("the inputs do not fit: {error}");
+                TaskError::of(Cause::Inputs, std::any::type_name::<T>(), reason)
+            })
     }
 
     /// A value of the domain state.
@@ -82,12 +79,19 @@ impl Context<'_> {
         let failed = |reason: String| TaskError::new("domain", reason);
         let value = self.state.domain.get(key);
         let value = value.ok_or_else(|| failed(format!("the domain has no {key:?}")))?;
-        value::decode(value).map_err(|error| match value::opaque(value) {
-            Some(what) => failed(format!(
-                "domain value {key:?} is no plain value: it is {what}"
-            )),
-            None => failed(format!("domain value {key:?} does not fit: {error}")),
-        })
+        self.scope
+            .enter(|| value::decode(value))
+            .map_err(|error| match value::opaque(value) {
+                Some(what) => failed(format!(
+                    "domain value {key:?} is no plain value: it is {what}"
+                )),
+                None => failed(format!("domain value {key:?} does not fit: {error}")),
+            })
+    }
+
+    /// The names of the domain state's values, in no order.
+    pub fn domain_names(&self) -> impl Iterator<Item = &str> {
+        self.state.domain.keys().map(String::as_str)
     }
 
     /// An entry of the heavy zone in the state of the call. It is mapped when it is first looked at,
@@ -100,7 +104,7 @@ impl Context<'_> {
         let descriptor = found.ok_or_else(|| Error::EntryNotFound {
             key: name.to_owned(),
         })?;
-        self.shared.segments.open(descriptor)
+        self.shared.segments.open(descriptor, self.scope.task())
     }
 
     /// The names of all entries, in no order.
@@ -111,13 +115,14 @@ impl Context<'_> {
     /// What the caller gave as an input from its heavy zone.
     ///
     /// # Errors
-    /// [`Error::Unpublished`] for what this task makes itself, or one of the machine's limits.
-    pub fn open(&self, handle: &Handle) -> crate::Result<Entry> {
-        match &handle.0 {
-            Target::Entry(descriptor) => self.shared.segments.open(descriptor),
-            Target::Output(_) => Err(Error::Unpublished {
-                key: "an output of this task".to_owned(),
-            }),
+    /// For what this task makes itself, which it has as it made it; or one of the machine's limits.
+    pub fn open(&self, handle: &Handle) -> Result<Entry> {
+        match &handle.target {
+            Target::Entry(entry) => Ok(self.shared.segments.open(entry, self.scope.task())?),
+            Target::Output(_) => Err(TaskError::new(
+                "output",
+                "a task cannot open what it makes: it is the caller's when the task has ended",
+            )),
         }
     }
 
@@ -133,43 +138,63 @@ impl Context<'_> {
     ) -> crate::Result<OutputTensor<T>> {
         let spec = TensorSpec::dense(name, T::TYPE, shape, Order::C)?;
         let output = Output::create(&self.shared.zone, spec, None)?;
-        Ok(OutputTensor::new(Made::new(output, &self.referred)))
+        Ok(OutputTensor::new(output, self.scope.task()))
+    }
+
+    /// Writes an array into shared memory, with one copy, in row-major order, to be returned.
+    ///
+    /// # Errors
+    /// As of [`alloc_tensor`](Self::alloc_tensor).
+    #[cfg(feature = "ndarray")]
+    pub fn put_tensor<T: Element, D: ndarray::Dimension>(
+        &self,
+        name: &str,
+        array: &ndarray::ArrayView<'_, T, D>,
+    ) -> crate::Result<Handle> {
+        let shape: Vec<u64> = array.shape().iter().map(|&size| size as u64).collect();
+        let mut tensor = self.alloc_tensor(name, &shape)?;
+        for (item, value) in tensor.as_mut_slice().iter_mut().zip(array) {
+            *item = *value;
+        }
+        Ok(tensor.finish())
     }
 
     /// Writes a table into shared memory, with one copy, to be returned: the caller gets a
-    /// `pyarrow.Table` over it. Batches are taken one at a time.
+    /// `pyarrow.Table` over it. Batches are taken one at a time. A [`TaskError`] ends the stream by `?`,
+    /// as by [`check_cancelled`](Self::check_cancelled), and is what this returns.
     ///
     /// # Errors
     /// As of [`Session::put`](crate::Session::put).
-    pub fn put<I>(&self, name: &str, schema: SchemaRef, batches: I) -> crate::Result<Handle>
+    pub fn put<I>(&self, name: &str, schema: SchemaRef, batches: I) -> Result<Handle>
     where
         I: IntoIterator<Item = std::result::Result<RecordBatch, ArrowError>>,
         I::IntoIter: Send,
     {
-        let table = NewTable {
-            spec: TableSpec {
-                key: name.to_owned(),
-                kind: TableKind::Table,
-            },
-            schema,
-            batches: Box::new(batches.into_iter()),
-            options: TableOptions::default(),
-            hold: HOLD_BYTES,
-        };
-        let output = Output::put(&self.shared.zone, table)?;
-        let made = Made::new(output, &self.referred);
-        Ok(Handle(Target::Output(Arc::new(made))))
+        let mut ended = None;
+        let batches = batches.into_iter().inspect(|batch| {
+            if let Err(error) = batch {
+                ended = carried(error);
+            }
+        });
+        let output = fill::with_batches(batches, |batches| {
+            Output::put(
+                &self.shared.zone,
+                NewTable::of_stream(name, schema, batches),
+            )
+        });
+        let output = output.map_err(|error| ended.unwrap_or_else(|| error.into()))?;
+        Ok(Handle::of_output(Arc::new(output), self.scope.task()))
     }
 
     /// Writes a line to the caller's log: Python's logger `theus.worker`.
     pub fn log(&self, level: Level, message: &str) {
-        self.tell(Kind::Log, &[self.task, level as u64], message);
+        self.tell(Kind::Log, &[self.scope.task(), level as u64], message);
     }
 
-    /// Says how far the task is, of how much if that is known, and what it does now. Each takes some
-    /// microseconds, so not for each row.
+    /// Says how far the task is, of how much if that is known and not 0, and what it does now. Each takes
+    /// some microseconds, so not for each row.
     pub fn progress(&self, done: u64, total: Option<u64>, message: &str) {
-        let fields = [self.task, done, total.unwrap_or(0)];
+        let fields = [self.scope.task(), done, total.unwrap_or(0)];
         self.tell(Kind::Progress, &fields, message);
     }
 
@@ -183,7 +208,7 @@ impl Context<'_> {
     /// process 100 ms after that.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.shared.control.cancel() == self.task
+        self.shared.control.cancel() == self.scope.task()
     }
 
     /// An error if the task is to stop, for `?` between two steps.
@@ -197,10 +222,10 @@ impl Context<'_> {
         Ok(())
     }
 
-    /// How many threads the task may use: this worker's share of the cores, and the size of rayon's
-    /// pool.
+    /// How many threads rayon's pool has: this worker's share of the cores, unless the program or
+    /// `RAYON_NUM_THREADS` says otherwise.
     #[must_use]
     pub fn threads(&self) -> usize {
-        self.shared.threads
+        rayon::current_num_threads()
     }
 }

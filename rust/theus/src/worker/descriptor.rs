@@ -1,7 +1,7 @@
 //! Descriptors as JSON: `schemas/descriptor.json`.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// What locates an entry.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub(super) struct Descriptor {
     pub(super) view: Option<View>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) part: Option<Part>,
+    /// What a later engine may say besides; it is passed on.
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 /// The part of a tensor's segment that is shown.

@@ -1,6 +1,9 @@
 //! Entries as tasks see them.
 
-#![expect(unsafe_code, reason = "entries that the owner names are trusted")]
+#![expect(
+    unsafe_code,
+    reason = "values may be taken as they are, by who says so"
+)]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +12,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use super::descriptor::{Descriptor, Part, View};
-use super::value::{Handle, Target};
+use super::value::Handle;
 use crate::descriptor::{SegmentName, SessionId};
 use crate::error::{Error, Result};
 use crate::segment::Segment;
@@ -21,6 +24,7 @@ use crate::tensor::{Element, Place, Tensor, is_dtype_of};
 pub struct Entry {
     segment: Arc<Segment>,
     descriptor: Arc<Descriptor>,
+    task: u64,
 }
 
 impl Entry {
@@ -39,8 +43,8 @@ impl Entry {
     /// The tensor, without a copy.
     ///
     /// # Errors
-    /// [`Error::DtypeMismatch`] if its items are not `T`s, [`Error::Unpublished`] if the owner goes on
-    /// writing it (`mutable=True`).
+    /// [`Error::DtypeMismatch`] if its items are not `T`s, [`Error::Mutable`] if the owner goes on writing
+    /// it.
     pub fn tensor<T: Element>(&self) -> Result<Tensor<T>> {
         let Some(view) = &self.descriptor.view else {
             return self.segment.tensor();
@@ -68,10 +72,28 @@ impl Entry {
 
     /// The record batches of a table or array, without a copy.
     ///
+    /// Their values are looked at first, offsets, keys and UTF-8, all of the segment and once: this
+    /// takes a time for each row the first time in this process, later one for each column.
+    ///
     /// # Errors
     /// [`Error::NotATable`], or [`Error::CorruptSegment`].
     pub fn batches(&self) -> Result<Vec<RecordBatch>> {
-        let batches = self.segment.batches()?;
+        self.cut(self.segment.batches()?)
+    }
+
+    /// As [`batches`](Self::batches), without looking at what the values say.
+    ///
+    /// # Errors
+    /// As of [`batches`](Self::batches).
+    ///
+    /// # Safety
+    /// As of [`Segment::batches_trusted`]: whoever put the entry has to be trusted to have put valid data.
+    pub unsafe fn batches_trusted(&self) -> Result<Vec<RecordBatch>> {
+        // SAFETY: the caller's.
+        self.cut(unsafe { self.segment.batches_trusted() }?)
+    }
+
+    fn cut(&self, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
         match &self.descriptor.part {
             None => Ok(batches),
             Some(part) => cut(&batches, part).map_err(|reason| Error::CorruptSegment {
@@ -99,10 +121,16 @@ impl Entry {
         }
     }
 
-    /// The handle by which a result refers to it.
+    /// The handle by which the task's result refers to it.
     #[must_use]
     pub fn handle(&self) -> Handle {
-        Handle(Target::Entry(Arc::clone(&self.descriptor)))
+        Handle::of_entry(Arc::clone(&self.descriptor), self.task)
+    }
+
+    /// The segment that it is, or is a part of.
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
     }
 }
 
@@ -121,10 +149,7 @@ fn cut(batches: &[RecordBatch], part: &Part) -> std::result::Result<Vec<RecordBa
         }
     }
     if left > 0 {
-        return Err(format!(
-            "it has fewer rows than {}",
-            part.start + part.length
-        ));
+        return Err(format!("it lacks {left} of the rows that are to be shown"));
     }
     Ok(found)
 }
@@ -145,7 +170,7 @@ impl Segments {
     }
 
     /// Maps the segment of an entry, once.
-    pub(super) fn open(&self, descriptor: &Arc<Descriptor>) -> Result<Entry> {
+    pub(super) fn open(&self, descriptor: &Arc<Descriptor>, task: u64) -> Result<Entry> {
         let name: SegmentName = descriptor.segment.parse()?;
         if name.session != self.session {
             return Err(Error::CorruptSegment {
@@ -158,15 +183,23 @@ impl Segments {
             Arc::clone(segment)
         } else {
             let segment = Arc::new(Segment::find_promised(&name)?);
-            // SAFETY: its name came from the session's owner, who wrote it by Arrow's rules, or took it
-            // over from another of its workers.
-            unsafe { segment.trust() };
             mapped.insert(name.number, Arc::clone(&segment));
             segment
         };
+        if segment.length() as u64 != descriptor.length {
+            return Err(Error::CorruptSegment {
+                segment: descriptor.segment.clone(),
+                reason: format!(
+                    "it has {} bytes, not {}",
+                    segment.length(),
+                    descriptor.length
+                ),
+            });
+        }
         Ok(Entry {
             segment,
             descriptor: Arc::clone(descriptor),
+            task,
         })
     }
 

@@ -4,7 +4,9 @@ use std::any::{Any, type_name};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
+use arrow::error::ArrowError;
 use serde::Serialize;
 
 use super::value;
@@ -49,6 +51,31 @@ impl TaskError {
         Self::of(Cause::Raised, kind, message)
     }
 
+    /// What `error` is, and its sources: for what `?` does not take, as `anyhow`'s errors and boxed ones,
+    /// which give it by `as_ref()`.
+    #[must_use]
+    pub fn from_dyn(error: &(dyn StdError + 'static)) -> Self {
+        Self::described("error", error)
+    }
+
+    fn described(kind: &str, error: &(dyn StdError + 'static)) -> Self {
+        let mut message = error.to_string();
+        let mut known = meaning(error);
+        let mut source = error.source();
+        while let Some(error) = source {
+            // Some types show their source themselves.
+            let text = error.to_string();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            known = known.or_else(|| meaning(error));
+            source = error.source();
+        }
+        let mut made = Self::new(kind, message);
+        made.description.meaning = known;
+        made
+    }
+
     pub(super) fn of(cause: Cause, kind: impl Into<String>, message: impl Into<String>) -> Self {
         let backtrace = Backtrace::capture();
         Self {
@@ -82,24 +109,48 @@ impl TaskError {
 
 impl<E: StdError + 'static> From<E> for TaskError {
     fn from(error: E) -> Self {
-        let mut message = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            // Some types show their source themselves.
-            let text = error.to_string();
-            if !message.contains(&text) {
-                message = format!("{message}: {text}");
-            }
-            source = error.source();
+        match (&error as &dyn Any).downcast_ref() {
+            Some(Carried(inner)) => inner.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            None => None,
         }
-        let mut made = Self::new(type_name::<E>(), message);
-        made.description.meaning = meaning(&error);
-        made
+        .unwrap_or_else(|| Self::described(type_name::<E>(), &error))
     }
 }
 
+/// An error on its way through code that takes none but [`StdError`]s.
+#[derive(Debug)]
+struct Carried(Mutex<Option<TaskError>>);
+
+impl fmt::Display for Carried {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(error) => fmt::Display::fmt(error, formatter),
+            None => formatter.write_str("a task's error, which was taken"),
+        }
+    }
+}
+
+impl StdError for Carried {}
+
+impl From<TaskError> for ArrowError {
+    /// The error as one that ends a stream of batches; [`Context::put`](crate::worker::Context::put)
+    /// returns it as it was.
+    fn from(error: TaskError) -> Self {
+        Self::ExternalError(Box::new(Carried(Mutex::new(Some(error)))))
+    }
+}
+
+/// The task's error that ended a stream of batches, if it was one.
+pub(super) fn carried(error: &ArrowError) -> Option<TaskError> {
+    let ArrowError::ExternalError(external) = error else {
+        return None;
+    };
+    let Carried(inner) = external.downcast_ref()?;
+    inner.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
 /// What an error of this crate is in any language.
-fn meaning(error: &dyn Any) -> Option<&'static str> {
+fn meaning(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     match error.downcast_ref()? {
         Error::EntryNotFound { .. } => Some("entry not found"),
         Error::HeavyZoneFull { .. } => Some("heavy zone full"),

@@ -31,8 +31,8 @@
 //! The engine starts it, `engine.native_worker("target/release/tasks", count=2)`, and calls
 //! `await engine.execute(theus.native("tasks.sum"), column="price")`.
 //!
-//! * **Inputs and results** are plain values: whatever `serde` makes numbers, strings, bytes, lists and
-//!   maps of. Entries of the heavy zone go in and out as [`Handle`]s, whatever their size.
+//! * **Inputs and results** are plain values: whatever `serde` makes numbers, strings, [`Bytes`], lists and
+//!   maps of, or any [`Value`]. Entries of the heavy zone go in and out as [`Handle`]s, whatever their size.
 //! * **A panic** ends the task, not the worker. What ends the process fails the one task that ran; the
 //!   engine starts another process.
 //! * **A task that is to stop** is [told](Context::is_cancelled), and killed with its process if it does
@@ -51,6 +51,7 @@ mod launch;
 mod output;
 mod panics;
 mod registry;
+mod scope;
 mod server;
 mod state;
 mod value;
@@ -60,5 +61,6 @@ pub use entry::Entry;
 pub use failure::{Result, TaskError};
 pub use output::OutputTensor;
 pub use registry::Registry;
+pub use serde_bytes::ByteBuf as Bytes;
 pub use server::serve;
-pub use value::Handle;
+pub use value::{Handle, Value};

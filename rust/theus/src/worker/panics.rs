@@ -1,11 +1,14 @@
 //! Panics of tasks: caught, and told with their backtrace.
 //!
-//! What a panicking task says goes to its caller, not to standard error. It is also written to the
-//! trace, which is shown to the caller if the process ends by it (`panic = "abort"`).
+//! What the panic that ends a task says goes to its caller, others' to standard error when the task has
+//! ended. Each is also written to the trace, which is shown to the caller if the process ends by it
+//! (`panic = "abort"`).
 
 use std::any::Any;
 use std::backtrace::Backtrace;
 use std::fs::File;
+use std::io::{self, Write};
+use std::mem;
 use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +17,11 @@ use std::thread;
 
 use super::failure::{Cause, TaskError};
 
+/// How much of the trace the owner shows.
+const SHOWN_BYTES: usize = 8192;
+/// So many panics of one task are kept apart; one that panics more often says the same.
+const MAX_NOTED: usize = 16;
+
 /// Catches the panics of one task after the other, in whatever thread they come.
 #[derive(Debug, Clone)]
 pub(super) struct Panics(Arc<Inner>);
@@ -21,23 +29,29 @@ pub(super) struct Panics(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     running: AtomicBool,
-    /// Where the first panic of the task was, and the stack there.
-    first: Mutex<Option<(String, String)>>,
+    noted: Mutex<Vec<Note>>,
     trace: File,
 }
 
+#[derive(Debug)]
+struct Note {
+    said: String,
+    /// Thread and place, what it said, and the stack.
+    text: String,
+}
+
 impl Panics {
-    /// Has the panics of tasks written to `trace`. Those of other code go where they did before.
+    /// Has the panics of tasks written to `trace`. Those between tasks go where they did before.
     pub(super) fn watch(trace: File) -> Self {
         let inner = Arc::new(Inner {
             running: AtomicBool::new(false),
-            first: Mutex::new(None),
+            noted: Mutex::default(),
             trace,
         });
-        let (noted, before) = (Arc::clone(&inner), take_hook());
+        let (noting, before) = (Arc::clone(&inner), take_hook());
         set_hook(Box::new(move |info| {
-            if noted.running.load(Ordering::SeqCst) {
-                noted.note(info);
+            if noting.running.load(Ordering::SeqCst) {
+                noting.note(info);
             } else {
                 before(info);
             }
@@ -50,50 +64,68 @@ impl Panics {
         &self,
         task: impl FnOnce() -> Result<T, TaskError>,
     ) -> Result<T, TaskError> {
+        // What a thread noted as the last task ended is not this one's.
+        self.0.pass_on(mem::take(&mut *self.0.noted()));
         self.0.running.store(true, Ordering::SeqCst);
         // Nobody looks at what a panic has left half done: a task's own is gone, and what it shares
         // with later ones is behind locks that tell.
         let outcome = catch_unwind(AssertUnwindSafe(task));
         self.0.running.store(false, Ordering::SeqCst);
-        let first = self.0.first().take();
-        if let Some((place, stack)) = &first {
-            // Nobody died of it.
-            let _ = self
-                .0
-                .trace
-                .write_all_at(&vec![0; place.len() + stack.len() + 2], 0);
-        }
-        outcome.unwrap_or_else(|payload| {
-            let (place, stack) = first.unwrap_or_default();
+        let mut noted = mem::take(&mut *self.0.noted());
+        let outcome = outcome.unwrap_or_else(|payload| {
             let mut error = TaskError::of(Cause::Panicked, "panic", said(payload.as_ref()));
-            error.trace = format!("{place}\n{stack}");
+            let its_own = |note: &Note| note.said == said(payload.as_ref());
+            error.trace = match noted.iter().rposition(its_own) {
+                Some(place) => noted.remove(place).text,
+                None => String::new(), // it was resumed with a payload that nobody panicked with
+            };
+            // Dropping it runs the task's code again, which may panic again.
+            mem::forget(payload);
             Err(error)
-        })
+        });
+        self.0.pass_on(noted);
+        outcome
     }
 }
 
 impl Inner {
     fn note(&self, info: &PanicHookInfo<'_>) {
-        let mut first = self.first();
-        if first.is_none() {
-            let thread = thread::current();
-            let thread = thread.name().unwrap_or("<unnamed>");
-            let said = said(info.payload());
-            let place = info
-                .location()
-                .map_or_else(String::new, |at| format!(" at {at}"));
-            let place = format!("thread {thread:?} panicked{place}: {said}");
-            let stack = Backtrace::force_capture().to_string();
-            // A process that ends without it has a signal to show.
-            let _ = self
-                .trace
-                .write_all_at(format!("{place}\n{stack}\n").as_bytes(), 0);
-            *first = Some((place, stack));
+        let mut noted = self.noted();
+        if noted.len() >= MAX_NOTED {
+            return;
+        }
+        let thread = thread::current();
+        let thread = thread.name().unwrap_or("<unnamed>");
+        let said = said(info.payload());
+        let at = info
+            .location()
+            .map_or_else(String::new, |at| format!(" at {at}"));
+        let stack = Backtrace::force_capture();
+        let text = format!("thread {thread:?} panicked{at}: {said}\n{stack}");
+        // A process that ends without it has a signal to show.
+        let _ = self
+            .trace
+            .write_all_at(&text.as_bytes()[..text.len().min(SHOWN_BYTES)], 0);
+        noted.push(Note { said, text });
+    }
+
+    /// Shows what did not end the task, now that it has ended: nobody died of it.
+    fn pass_on(&self, noted: Vec<Note>) {
+        for note in noted {
+            let _ = writeln!(io::stderr(), "{}", note.text);
+        }
+        let mut start = [0; 1];
+        if self
+            .trace
+            .read_at(&mut start, 0)
+            .is_ok_and(|_| start != [0])
+        {
+            let _ = self.trace.write_all_at(&[0; SHOWN_BYTES], 0);
         }
     }
 
-    fn first(&self) -> MutexGuard<'_, Option<(String, String)>> {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner)
+    fn noted(&self) -> MutexGuard<'_, Vec<Note>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

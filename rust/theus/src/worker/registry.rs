@@ -19,9 +19,10 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Has tasks of this `name` run by `task`. Its result is a plain value: numbers, strings, bytes,
-    /// lists, maps and what serde makes of them, with [`Handle`](crate::worker::Handle)s of what it made
-    /// in shared memory.
+    /// Has tasks of this `name` run by `task`. Its result is a plain value: numbers, strings, lists, maps
+    /// and what serde makes of them, with [`Handle`](crate::worker::Handle)s of what it made in shared
+    /// memory. Structs become dicts, tuples and vectors lists, those of `u8` too:
+    /// [`Bytes`](crate::worker::Bytes) become bytes. Integers have up to 64 bits; write larger ones as text.
     ///
     /// # Panics
     /// If the name is empty, or has a function already.
@@ -32,10 +33,14 @@ impl Registry {
     {
         assert!(!name.is_empty(), "a task needs a name");
         let run: Task = Box::new(move |context| {
-            value::encode(&task(context)?).map_err(|error| {
-                let reason = format!("the result is no plain value: {error}");
-                TaskError::of(Cause::Unsendable, std::any::type_name::<T>(), reason)
-            })
+            let result = task(context)?;
+            context
+                .scope
+                .enter(|| value::encode(&result))
+                .map_err(|error| {
+                    let reason = format!("the result cannot be sent: {error}");
+                    TaskError::of(Cause::Unsendable, std::any::type_name::<T>(), reason)
+                })
         });
         let known = self.tasks.insert(name.to_owned(), run);
         assert!(known.is_none(), "{name:?} is registered twice");

@@ -1,12 +1,15 @@
 //! A worker's loop.
 
 use std::collections::HashMap;
+use std::env;
+use std::error::Error as _;
 use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::process;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,9 +21,9 @@ use super::context::{Context, Shared};
 use super::entry::Segments;
 use super::failure::TaskError;
 use super::launch::{Launch, launch};
-use super::output::Referred;
 use super::panics::Panics;
 use super::registry::Registry;
+use super::scope::Scope;
 use super::state::States;
 use crate::budget::Budget;
 use crate::descriptor::SessionId;
@@ -43,24 +46,22 @@ static SERVES: AtomicBool = AtomicBool::new(false);
 
 /// Serves the tasks that `register` registers, until the engine that started this process ends.
 ///
-/// To be called by `main`, once. Takes over the interrupt signal, which then ends no task by itself,
-/// rayon's global pool, unless there is one, and panics of tasks. It blocks; tasks run in this thread,
-/// one after the other.
+/// To be called by `main`, once. It blocks; tasks run in this thread, one after the other. It takes over
+/// the interrupt signal, which then ends no task by itself; rayon's global pool, unless there is one; and
+/// the panics of tasks, which no other hook sees.
 ///
 /// # Errors
 /// [`Error::NotStartedByEngine`], or those of the machine's limits. A process that cannot follow its
 /// engine any more does not return from here: it says why, and exits with status 1.
 pub fn serve(register: impl FnOnce(&mut Registry)) -> Result<()> {
-    let mut registry = Registry::default();
-    register(&mut registry);
     if SERVES.swap(true, Ordering::SeqCst) {
         return Err(Error::NotStartedByEngine {
-            reason: "this process serves already".to_owned(),
+            reason: "theus::worker::serve was called before in this process: call it once"
+                .to_owned(),
         });
     }
     let launch = launch()?;
-    let mut server = Server::new(&registry, launch)?;
-    match server.run() {
+    match follow(launch, register) {
         Ok(()) => Ok(()),
         Err(error @ (Error::ChannelEnd { .. } | Error::ChannelPeerGone { .. })) => {
             // The owner is on its way out without having said so. Its socket closes before its lock
@@ -72,8 +73,65 @@ pub fn serve(register: impl FnOnce(&mut Registry)) -> Result<()> {
     }
 }
 
+/// Follows the owner from the start to its end, which the watching thread sees whatever happens here.
+fn follow(launch: Launch, register: impl FnOnce(&mut Registry)) -> Result<()> {
+    let session: SessionId = launch.session.parse()?;
+    watch_owner(launch.owner, session.clone())?;
+    signals::outlive_interrupts();
+    let mut registry = Registry::default();
+    register(&mut registry);
+    size_pool(launch.threads)?;
+    let control = Control::from_fd(&launch.control)?;
+    let mut channel = Channel::from_fd(launch.channel)?;
+    channel.use_page(&control, Side::Worker);
+    let budget = Budget::from_fd(&launch.budget, launch.seat)?;
+    let trace = File::from(launch.trace);
+    take_stderr(&launch.stderr, &trace)?;
+    let hello = Hello {
+        language: "rust",
+        library: concat!("theus ", env!("CARGO_PKG_VERSION")),
+        capabilities: ["plain"],
+        tasks: registry.names().collect(),
+    };
+    let hello = serde_json::to_vec(&hello).unwrap_or_default();
+    let fields = [PROTOCOL_VERSION.into(), process::id().into()];
+    channel.send_blocking(Kind::Hello, &fields, &[&hello])?;
+    let mut server = Server {
+        registry: &registry,
+        receiver: channel.receiver,
+        shared: Shared {
+            sender: Mutex::new(channel.sender),
+            control,
+            segments: Segments::new(session.clone()),
+            zone: Zone::of_worker(session, budget),
+        },
+        states: States::default(),
+        functions: HashMap::new(),
+        panics: Panics::watch(trace),
+    };
+    server.run()
+}
+
+/// Gives rayon's pool this worker's share of the cores, unless the environment or the program has
+/// given it another size.
+fn size_pool(threads: usize) -> Result<()> {
+    let pool = ThreadPoolBuilder::new();
+    let pool = match env::var_os("RAYON_NUM_THREADS") {
+        Some(_) => pool, // which looks at it itself
+        None => pool.num_threads(threads),
+    };
+    match pool.build_global() {
+        // Without a source: there is a pool already.
+        Err(error) if error.source().is_some() => {
+            Err(failed("starting rayon's threads", io::Error::other(error)))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn leave(why: &str, error: &Error) -> ! {
-    eprintln!("theus: worker {} ends, as {why}: {error}", process::id());
+    let id = process::id();
+    let _ = writeln!(io::stderr(), "theus: worker {id} ends, as {why}: {error}");
     process::exit(1);
 }
 
@@ -101,46 +159,7 @@ struct Server<'a> {
     panics: Panics,
 }
 
-impl<'a> Server<'a> {
-    fn new(registry: &'a Registry, launch: Launch) -> Result<Self> {
-        let session: SessionId = launch.session.parse()?;
-        watch_owner(launch.owner, session.clone())?;
-        signals::outlive_interrupts();
-        // Somebody has made one before us: it is theirs to size.
-        let _ = ThreadPoolBuilder::new()
-            .num_threads(launch.threads)
-            .build_global();
-        let control = Control::from_fd(&launch.control)?;
-        let mut channel = Channel::from_fd(launch.channel)?;
-        channel.use_page(&control, Side::Worker);
-        let budget = Budget::from_fd(&launch.budget, launch.seat)?;
-        let trace = File::from(launch.trace);
-        take_stderr(&launch.stderr, &trace)?;
-        let hello = Hello {
-            language: "rust",
-            library: concat!("theus ", env!("CARGO_PKG_VERSION")),
-            capabilities: ["plain"],
-            tasks: registry.names().collect(),
-        };
-        let hello = serde_json::to_vec(&hello).unwrap_or_default();
-        let fields = [PROTOCOL_VERSION.into(), process::id().into()];
-        channel.send_blocking(Kind::Hello, &fields, &[&hello])?;
-        Ok(Self {
-            registry,
-            receiver: channel.receiver,
-            shared: Shared {
-                sender: Mutex::new(channel.sender),
-                control,
-                segments: Segments::new(session.clone()),
-                zone: Zone::of_worker(session, budget),
-                threads: launch.threads,
-            },
-            states: States::default(),
-            functions: HashMap::new(),
-            panics: Panics::watch(trace),
-        })
-    }
-
+impl Server<'_> {
     /// Takes frames until the owner says that it was the last.
     fn run(&mut self) -> Result<()> {
         let mut pace = Pace::new(SPIN);
@@ -220,9 +239,9 @@ impl Task<'_> {
         let control = &self.shared.control;
         control.set_running(number);
         let since = Instant::now();
-        let referred = Referred::default();
+        let scope = Scope::new(number);
         let outcome = if call == PLAIN {
-            self.outcome(number, version, function, inputs, &referred)
+            self.outcome(version, function, inputs, &scope)
         } else {
             Err(TaskError::new(
                 "call",
@@ -230,18 +249,17 @@ impl Task<'_> {
             ))
         };
         let took = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.answer(number, took, outcome, &referred)?;
+        self.answer(took, outcome, &scope)?;
         control.set_running(0);
         Ok(())
     }
 
     fn outcome(
         &self,
-        number: u64,
         version: u64,
         function: u64,
         inputs: &[u8],
-        referred: &Referred,
+        scope: &Scope,
     ) -> std::result::Result<Vec<u8>, TaskError> {
         let unknown = |what: String| TaskError::new("unknown", what);
         let state = self.states.get(version);
@@ -251,11 +269,10 @@ impl Task<'_> {
         let task = self.registry.get(name);
         let task = task.ok_or_else(|| unknown(format!("this worker has no task {name:?}")))?;
         let context = Context {
-            task: number,
             inputs,
             state,
             shared: self.shared,
-            referred: Referred::clone(referred),
+            scope: scope.clone(),
         };
         context.check_cancelled()?;
         self.panics.catch(|| task(&context))
@@ -263,15 +280,13 @@ impl Task<'_> {
 
     fn answer(
         &self,
-        number: u64,
         took: u64,
         outcome: std::result::Result<Vec<u8>, TaskError>,
-        referred: &Referred,
+        scope: &Scope,
     ) -> Result<()> {
         let mut sender = self.shared.sender();
         let outcome = outcome.and_then(|result| {
-            let outputs = referred.lock().unwrap_or_else(PoisonError::into_inner);
-            for (place, output) in outputs.iter().enumerate() {
+            for (place, output) in scope.referred().iter().enumerate() {
                 let file = output.hand_over()?;
                 let fields = [place as u64, output.length() as u64];
                 sender.send_carrying_blocking(Kind::Output, &fields, file)?;
@@ -279,9 +294,9 @@ impl Task<'_> {
             Ok(result)
         });
         match outcome {
-            Ok(result) => sender.send_blocking(Kind::Result, &[number, took], &[&result]),
+            Ok(result) => sender.send_blocking(Kind::Result, &[scope.task(), took], &[&result]),
             Err(error) => {
-                let fields = [number, took, error.cause as u64];
+                let fields = [scope.task(), took, error.cause as u64];
                 let described = error.encode();
                 sender.send_blocking(Kind::Error, &fields, &[&described, error.trace.as_bytes()])
             }
@@ -309,7 +324,7 @@ fn take_stderr(stderr: &OwnedFd, trace: &File) -> Result<()> {
         .write_all_at(&vec![0; written], 0)
         .map_err(told("clearing the trace"))?;
     if written > 0 {
-        eprint!("{}", String::from_utf8_lossy(&early[..written]));
+        let _ = io::stderr().write_all(&early[..written]);
     }
     Ok(())
 }

@@ -1,15 +1,17 @@
 //! Plain values as bytes: `MessagePack`, with the extensions of `schemas/values.json`.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
-use rmp_serde::config::BytesMode;
-use serde::de::Error as _;
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::ser::{Error as _, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::descriptor::Descriptor;
-use super::output::Made;
+use super::scope::Scope;
+use crate::output::Output;
 
 const ENTRY: i8 = 1;
 const OUTPUT: i8 = 2;
@@ -20,28 +22,63 @@ const OPAQUE: i8 = 3;
 #[serde(rename = "_ExtStruct")]
 struct Extension((i8, ByteBuf));
 
-/// An entry in an input or a result, whatever its size: in an input what the caller gave of its heavy
-/// zone, in a result what the task made, or was given.
+/// An array or table in shared memory as an input or a part of a result, whatever its size: in an input
+/// what the caller gave of its heavy zone, in a result what the task made, or was given.
 ///
 /// As an input it is [opened](crate::worker::Context::open) by the task. `serde` carries it through any
-/// struct, list or map; with other formats than the engine's, it fails.
+/// struct, list or map. It belongs to its task: kept for a later one, or written in another format, it
+/// is an error.
 #[derive(Debug, Clone)]
-pub struct Handle(pub(super) Target);
+pub struct Handle {
+    pub(super) target: Target,
+    task: u64,
+}
 
 #[derive(Debug, Clone)]
 pub(super) enum Target {
     Entry(Arc<Descriptor>),
-    Output(Arc<Made>),
+    Output(Arc<Output>),
+}
+
+impl Handle {
+    pub(super) fn of_output(output: Arc<Output>, task: u64) -> Self {
+        let target = Target::Output(output);
+        Self { target, task }
+    }
+
+    pub(super) fn of_entry(descriptor: Arc<Descriptor>, task: u64) -> Self {
+        let target = Target::Entry(descriptor);
+        Self { target, task }
+    }
+
+    /// What the payload of an extension refers to.
+    fn read<E: serde::de::Error>(kind: i8, payload: &[u8]) -> Result<Self, E> {
+        if kind != ENTRY {
+            let reason = format!("extension {kind} is no entry of the heavy zone");
+            return Err(E::custom(reason));
+        }
+        let scope = Scope::current();
+        let scope = scope.ok_or_else(|| E::custom("a handle comes with the inputs of a task"))?;
+        let descriptor = serde_json::from_slice(payload).map_err(E::custom)?;
+        Ok(Self::of_entry(Arc::new(descriptor), scope.task()))
+    }
 }
 
 impl Serialize for Handle {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let (kind, payload) = match &self.0 {
+        let scope = Scope::current().filter(|scope| scope.task() == self.task);
+        let scope = scope.ok_or_else(|| {
+            S::Error::custom(
+                "a handle goes into the result of the task that it was given to, or made by: make \
+                 the entry again, or have the caller keep it and pass it",
+            )
+        })?;
+        let (kind, payload) = match &self.target {
             Target::Entry(descriptor) => {
                 let json = serde_json::to_vec(descriptor.as_ref()).map_err(S::Error::custom)?;
                 (ENTRY, json)
             }
-            Target::Output(made) => (OUTPUT, made.refer().to_le_bytes().to_vec()),
+            Target::Output(output) => (OUTPUT, scope.refer(output).to_le_bytes().to_vec()),
         };
         Extension((kind, ByteBuf::from(payload))).serialize(serializer)
     }
@@ -49,25 +86,131 @@ impl Serialize for Handle {
 
 impl<'de> Deserialize<'de> for Handle {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Extension((kind, payload)) = Extension::deserialize(deserializer)?;
-        if kind != ENTRY {
-            let reason = format!("extension {kind} is no entry of the heavy zone");
-            return Err(D::Error::custom(reason));
-        }
-        let descriptor = serde_json::from_slice(&payload).map_err(D::Error::custom)?;
-        Ok(Self(Target::Entry(Arc::new(descriptor))))
+        deserializer.deserialize_any(HandleVisitor)
     }
 }
 
-/// The plain value of `value`; `Vec<u8>` and `&[u8]` become bytes.
+struct HandleVisitor;
+
+impl<'de> Visitor<'de> for HandleVisitor {
+    type Value = Handle;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an array or a table of the heavy zone")
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Handle, D::Error> {
+        let (kind, payload) = <(i8, ByteBuf)>::deserialize(inner)?;
+        Handle::read(kind, &payload)
+    }
+}
+
+/// Any plain value, for inputs and results whose types are not known beforehand.
+#[derive(Debug, Clone, Default)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Value {
+    /// Python's None.
+    #[default]
+    Nil,
+    Bool(bool),
+    Int(i64),
+    /// An int that is too large for `Int`.
+    Unsigned(u64),
+    Float(f64),
+    Text(String),
+    Bytes(Vec<u8>),
+    List(Vec<Value>),
+    Map(BTreeMap<String, Value>),
+    /// An array or a table in shared memory.
+    Handle(Handle),
+}
+
+impl Serialize for Value {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Nil => serializer.serialize_unit(),
+            Self::Bool(value) => serializer.serialize_bool(*value),
+            Self::Int(value) => serializer.serialize_i64(*value),
+            Self::Unsigned(value) => serializer.serialize_u64(*value),
+            Self::Float(value) => serializer.serialize_f64(*value),
+            Self::Text(value) => serializer.serialize_str(value),
+            Self::Bytes(value) => serializer.serialize_bytes(value),
+            Self::List(values) => values.serialize(serializer),
+            Self::Map(values) => values.serialize(serializer),
+            Self::Handle(handle) => handle.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a plain value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Nil)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Int(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(i64::try_from(value).map_or(Value::Unsigned(value), Value::Int))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Float(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Text(value.to_owned()))
+    }
+
+    fn visit_bytes<E>(self, value: &[u8]) -> Result<Value, E> {
+        Ok(Value::Bytes(value.to_vec()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut map = BTreeMap::new();
+        while let Some((key, item)) = items.next_entry()? {
+            map.insert(key, item);
+        }
+        Ok(Value::Map(map))
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Value, D::Error> {
+        HandleVisitor.visit_newtype_struct(inner).map(Value::Handle)
+    }
+}
+
+/// The plain value of `value`.
 pub(super) fn encode(
     value: &(impl Serialize + ?Sized),
 ) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-    let mut bytes = Vec::new();
-    let serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map();
-    let mut serializer = serializer.with_bytes(BytesMode::ForceAll);
-    value.serialize(&mut serializer)?;
-    Ok(bytes)
+    rmp_serde::to_vec_named(value)
 }
 
 /// The value that `bytes` begin with.
