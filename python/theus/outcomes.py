@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from theus import wire
 from theus.arrivals import Failure
+from theus.tasks import CALL_NATIVE
 
 if TYPE_CHECKING:
     from theus.tasks import Task

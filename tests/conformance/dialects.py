@@ -60,6 +60,9 @@ class Pickles:
     def command(self):
         return [sys.executable, "-P", "-m", "theus._worker"]
 
+    nursed = ()
+    """The command by which nursery.py starts it, or none for Python's loop in a fork."""
+
     def environment(self):
         return {"PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -100,6 +103,10 @@ class Plain:
     panic_cause, inputs_cause = PANICKED, INPUTS
     is_interrupted = False
     no_value = b"\xc1"
+
+    @property
+    def nursed(self):
+        return self.command()
 
     def environment(self):
         return {}

@@ -124,3 +124,9 @@ def test_a_function_is_called_with_an_item_with_many_or_with_arguments(ready, se
 def test_a_function_that_is_no_pickle_is_answered(ready, send, definition):
     assert send(definition, arguments()).kind == _theus.KIND_ERROR
     assert ready.call("nothing") is None
+
+
+def test_an_attachment_that_no_parts_came_for_ends_it(ready):
+    ready.send_task("echo", raw=b"")
+    assert ready.exit_code() == 1
+    assert f"theus: worker {ready.pid} ends" in ready.stderr()
