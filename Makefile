@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
-RUST_SOURCES := $(shell find rust -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+RUST_SOURCES := $(shell find rust examples/native-worker -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
 PYTHON_FILES := python tests benches examples
 # pyo3's build script runs this interpreter, so that no other one on the PATH is taken.
 export PYO3_PYTHON := $(BIN)/python
@@ -41,10 +41,21 @@ $(KILLED)/.built: $(VENV)/.created $(RUST_SOURCES) $(wildcard python/theus/*.py)
 
 kill-points: $(KILLED)/.built ## the package that the tests of crashes kill
 
-demo: build ## the main job on real input, beside pickled arguments
-	@# Both packages, so that the example is built from what the package was built from.
-	cargo build --quiet --release --package theus --package theus-python --example aggregate
-	THEUS_AGGREGATE=$(TARGET)/release/examples/aggregate $(BIN)/python examples/demo.py
+# The programs in Rust that the demo, the tests and the benches start. The binding stands there so that they
+# are built from what the package was built from.
+PROGRAMS := $(TARGET)/release/.programs
+$(PROGRAMS): $(VENV)/.built $(RUST_SOURCES)
+	cargo build --quiet --release --package theus --package theus-python --package native-worker \
+		--example aggregate --example conformance --example floor --example owner --bin native-worker
+	touch $@
+
+export THEUS_AGGREGATE := $(TARGET)/release/examples/aggregate
+export THEUS_CONFORMANCE := $(TARGET)/release/examples/conformance
+export THEUS_FLOOR := $(TARGET)/release/examples/floor
+export THEUS_NATIVE_WORKER := $(TARGET)/release/native-worker
+
+demo: build $(PROGRAMS) ## the main job on real input, beside pickled arguments
+	$(BIN)/python examples/demo.py
 
 test: test-rust model test-python ## all tests
 
@@ -56,7 +67,7 @@ test-rust: $(VENV)/.created ## the tests of the core
 	fi
 	cargo test --package theus --doc
 
-test-python: build $(KILLED)/.built ## the tests of the package, its examples included
+test-python: build $(PROGRAMS) $(KILLED)/.built ## the tests of the package, its examples included
 	$(BIN)/python -m pytest
 
 model: ## what processes do to shared words, in every order (loom)
@@ -98,6 +109,8 @@ valgrind: build ## the binding in valgrind; errors in our own code fail
 lint: build ## formatting, lints and types; warnings fail
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --features theus/loom,theus/criterion -- -D warnings
+	@# Alone, as a program that needs no more of it has it.
+	cargo clippy --quiet --package theus --no-default-features -- -D warnings
 	$(BIN)/ruff check $(PYTHON_FILES)
 	$(BIN)/ruff format --check $(PYTHON_FILES)
 	$(BIN)/pyright
@@ -105,12 +118,8 @@ lint: build ## formatting, lints and types; warnings fail
 	$(BIN)/python benches/python/readme.py --check
 	@count=$$(cargo tree --workspace --prefix none --format '{p}' | grep -o '^arrow v[^ ]*' | sort -u | wc -l); \
 		test "$$count" = 1 || { echo "expected one arrow version in the tree, found $$count"; exit 1; }
-
-# What it does at most, for the benches; both packages, as for the demo.
-FLOOR := $(TARGET)/release/examples/floor
-$(FLOOR): $(VENV)/.built rust/theus/examples/floor.rs
-	cargo build --quiet --release --package theus --package theus-python --example floor
-	touch $@
+	@! cargo tree --package theus --edges normal,build --prefix none | grep -i -E '^(py|numpy)' || \
+		{ echo "the core has Python in its tree"; exit 1; }
 
 # The binding stands here so that the core is built with the features that its package has.
 CARGO_BENCH := cargo bench --quiet --package theus --package theus-python
@@ -123,13 +132,13 @@ instructions: ## instructions of the core against what they were, RENEW=1 to kee
 
 # A short run needs no peers but those that .venv has: Ray and Dask are hundreds of megabytes.
 ifdef SMOKE
-bench: build $(FLOOR) ## peers side by side; SMOKE=1 for a short run, README=1 to show the figures there
-	THEUS_FLOOR=$(FLOOR) $(BIN)/python benches/python/run.py --smoke
+bench: build $(PROGRAMS) ## peers side by side; SMOKE=1 for a short run, README=1 to show the figures there
+	$(BIN)/python benches/python/run.py --smoke
 	$(CARGO_BENCH) --features theus/criterion --bench core -- --test --quiet
 	$(CARGO_BENCH) --bench instructions
 else
-bench: bench-env $(FLOOR)
-	THEUS_FLOOR=$(FLOOR) $(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY) $(if $(README),--add,--into $(TARGET)/bench))
+bench: bench-env $(PROGRAMS)
+	$(BENCH_ENV)/bin/python benches/python/run.py $(if $(ONLY),--only $(ONLY) $(if $(README),--add,--into $(TARGET)/bench))
 	$(if $(README),$(BENCH_ENV)/bin/python benches/python/readme.py)
 endif
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+import query1
 import tpch
 from determinant import heavy_compute
 from frames import add_total, add_total_in_worker, orders
@@ -134,6 +135,32 @@ def queries(engine, pool):
     )
 
 
+def summary(engine):
+    console.rule("TPC-H query 1, all of it, by halves of lineitem in two workers each")
+    if program := os.environ.get("THEUS_NATIVE_WORKER"):
+        engine.native_worker(program, count=2)
+    lineitem = engine.heavy["lineitem"]
+    middle = lineitem.num_rows // 2
+    halves = lineitem.slice(0, middle), lineitem.slice(middle)
+    ways = {"DuckDB": query1.by_duckdb, "numpy": query1.by_numpy, "Rust": query1.RUST}
+    if program is None:
+        del ways["Rust"]
+    seconds = {}
+    for way, task in ways.items():
+        ask = lambda t=task: [engine.submit(t, lineitem=half) for half in halves]  # noqa: E731
+        query1.total(future.result() for future in ask())  # once, for who has to load a library
+        groups, seconds[way] = timed(
+            f"theus, by {way}", lambda a=ask: query1.total(future.result() for future in a())
+        )
+        if query1.shown(groups) != query1.ANSWERS:
+            sys.exit(f"query 1 is wrong by {way}: {query1.shown(groups)}")
+    fastest = min(seconds, key=seconds.get)
+    ratios = [f"{way} {s / seconds[fastest]:.1f} x" for way, s in seconds.items() if way != fastest]
+    console.print(
+        f"  the same answer, to the last digit; of {fastest}'s time: {', '.join(ratios)}\n"
+    )
+
+
 def frames(engine, pool):
     frame = orders()
     size = frame.memory_usage(index=False).sum() / 1e6
@@ -158,6 +185,7 @@ async def main():
             frames(engine, pool)
             query6(engine, pool)
             queries(engine, pool)
+            summary(engine)
 
 
 if __name__ == "__main__":

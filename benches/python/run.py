@@ -20,7 +20,7 @@ import results
 import rounds
 from rows import Scale
 
-KINDS = ["dispatch", "payload", "attach", "put", "compute", "upkeep", "scale"]
+KINDS = ["dispatch", "native", "payload", "attach", "put", "compute", "upkeep", "scale"]
 
 
 def main():

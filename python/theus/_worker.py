@@ -23,22 +23,23 @@ from typing import TYPE_CHECKING, Any
 
 from theus import _theus, chunks, wire
 from theus._theus import Calls, Channel, Control, Segment, Transient, Zone
-from theus.array import Handle, ShmArray, restore_dtype
+from theus.array import ShmArray
 from theus.context import ParallelContext, looked_at
 from theus.contracts import Arguments, finish, plan
-from theus.entry import view_entry
+from theus.entry import view_described
 from theus.errors import ProtocolError, RemoteError, UnpicklableError
 from theus.functions import BY_PARTS, StaleReferenceError, resolve
 from theus.hello import PICKLE
 from theus.persistent import changed
 from theus.prefetch import look_ahead
-from theus.table import TablePart
+from theus.reporting import Reporter
 
 if TYPE_CHECKING:
     from theus.outputs import TaskHeavy
 
 __all__ = ["main"]
 
+# As theus.tasks has them, which a worker does without: it imports asyncio.
 CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
 CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
 CAUSE_STOPPED = 5
@@ -79,23 +80,12 @@ class _Attachment:
         if whole is not None and "view" not in self._descriptor:
             return whole.view()  # whose shape its user may change
         segment = self._attach(self.name)
-        viewed = view_entry(segment, self._handle(segment), self._part())
+        viewed = view_described(segment, self._descriptor)
         if type(viewed) is ShmArray and "view" not in self._descriptor and not segment.mutable:
             if len(self._seen) >= _MOST_SEEN:
                 self._seen.clear()
             self._seen[self.name] = viewed.view()
         return viewed
-
-    def _handle(self, segment: Segment) -> Handle | None:
-        view = self._descriptor.get("view")
-        if view is None:
-            return None
-        shape, strides = tuple(view["shape"]), tuple(view["strides"])
-        return segment.name, view["offset"], shape, strides, restore_dtype(view["dtype"])
-
-    def _part(self) -> TablePart | None:
-        part = self._descriptor.get("part")
-        return part and TablePart(tuple(part["columns"]), part["start"], part["length"])
 
 
 class _LazyDomain(Mapping[str, Any]):
@@ -152,6 +142,7 @@ class Worker:
         self._channel = channel
         self._control = control
         self._zone = zone
+        self._reporter = Reporter(channel, control)
         self._segments: dict[str, Segment] = {}
         self._names: dict[int, str] = {}
         self._seen: dict[str, ShmArray] = {}
@@ -303,17 +294,18 @@ class Worker:
         function, arguments = planned
         domain, entries, lying = self._states[version]
         zone, pin, spill_dir = self._zone, self._pin, self._zone.spill_dir
+        reporter = self._reporter
 
         def dumps(result: object, made: TaskHeavy | None) -> wire.Message:
             return wire.dumps(result, pin, label="result", made=made, spill_dir=spill_dir)
 
         def with_item(item: Any) -> tuple[Any, TaskHeavy | None]:
-            context = ParallelContext(domain, {"item": item}, entries, zone)
+            context = ParallelContext(domain, {"item": item}, entries, zone, reporter)
             result = finish(arguments.call_with_item(function, context, item))
             return result, looked_at(context)
 
         def with_inputs(inputs: Any) -> tuple[Any, TaskHeavy | None]:
-            context = ParallelContext(domain, inputs, entries, zone)
+            context = ParallelContext(domain, inputs, entries, zone, reporter)
             result = finish(arguments.call(function, context, inputs))
             return result, looked_at(context)
 

@@ -77,6 +77,7 @@ class Arrivals:
         pool: WorkerPool,
         pending: deque[Task],
         stopping: Stopping,
+        *,
         references: References,
         adopt: Callable[[Channel, int], Segment],
     ) -> None:
@@ -95,7 +96,7 @@ class Arrivals:
         ProtocolError, CorruptSegmentError, MemoryError, NativeWorkerError
             If the worker has to be ended.
         """
-        kind, fields, attachments = frame
+        kind = frame[0]
         if kind in news.KINDS:
             deliveries.append(news.read(worker, frame))
             return
@@ -105,6 +106,11 @@ class Arrivals:
         if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR):
             msg = f"frames of kind {kind} go from the owner to a worker"
             raise ProtocolError(msg)
+        self._end(worker, frame, deliveries)
+
+    def _end(self, worker: WorkerProcess, frame: Frame, deliveries: list[Delivery]) -> None:
+        """Take a task's answer."""
+        kind, fields, attachments = frame
         arrived = worker.take_arrived()
         queue = worker.queue
         if not queue or queue[0].number != fields[0]:

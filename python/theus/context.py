@@ -15,8 +15,12 @@ from theus.outputs import TaskHeavy
 if TYPE_CHECKING:
     from theus._theus import Zone
     from theus.entry import SupportsView
+    from theus.reporting import Reporter
 
 __all__ = ["Domain", "ParallelContext", "ProcessContext"]
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+"""As LOG frames and the standard library number them."""
 
 
 class Domain(MutableMapping[str, Any]):
@@ -115,6 +119,37 @@ class _Context:
         """The heavy entries, as read-only views."""
         raise NotImplementedError
 
+    def log(self, message: str, level: str = "info") -> None:
+        """Write a line to the log of the engine's process, to the logger ``theus.worker``.
+
+        Parameters
+        ----------
+        message : str
+            The line.
+        level : {"debug", "info", "warning", "error"}, default "info"
+            How much it matters.
+
+        Raises
+        ------
+        ValueError
+            If there is no such level.
+        """
+        raise NotImplementedError
+
+    def progress(self, done: int, total: int | None = None, message: str = "") -> None:
+        """Tell how far the task is: the future of ``engine.submit`` has it as ``progress``.
+
+        Parameters
+        ----------
+        done : int
+            How much is done, in any unit.
+        total : int, optional
+            How much it is in all.
+        message : str, optional
+            What it does now.
+        """
+        raise NotImplementedError
+
     @property
     def domain(self) -> Domain:
         """A private copy of the domain state, overlaid with the inputs."""
@@ -161,6 +196,15 @@ class ProcessContext(_Context):
         """The heavy entries, as read-only views."""
         return self._heavy
 
+    def log(self, message: str, level: str = "info") -> None:
+        """Write a line to the logger ``theus.worker``, as a task in a worker does."""
+        import logging  # noqa: PLC0415 - workers have this module too, and do without
+
+        logging.getLogger("theus.worker").log(_level(level), "%s", message)
+
+    def progress(self, done: int, total: int | None = None, message: str = "") -> None:
+        """Do nothing: who called the process here waits for it, and has no future to look at."""
+
 
 class ParallelContext(_Context):
     """The context of a process that runs in a worker.
@@ -176,7 +220,7 @@ class ParallelContext(_Context):
         keeps read-only; and ``alloc`` and ``put`` for arrays that the result returns in place.
     """
 
-    __slots__ = ("_entries", "_made", "_zone")
+    __slots__ = ("_entries", "_made", "_reporter", "_zone")
 
     def __init__(
         self,
@@ -184,12 +228,14 @@ class ParallelContext(_Context):
         inputs: Mapping[str, Any],
         entries: Mapping[str, SupportsView],
         zone: Zone,
+        reporter: Reporter,
     ) -> None:
         self._base = domain  # not by way of super(), as every task makes one of these
         self._inputs = inputs
         self._domain = None
         self._entries = entries
         self._zone = zone
+        self._reporter = reporter
         self._made: TaskHeavy | None = None
 
     @property
@@ -198,6 +244,22 @@ class ParallelContext(_Context):
         if self._made is None:
             self._made = TaskHeavy(self._entries, self._zone)
         return self._made
+
+    def log(self, message: str, level: str = "info") -> None:
+        """Send a line to the log of the engine's process, to the logger ``theus.worker``."""
+        self._reporter.log(_level(level), message)
+
+    def progress(self, done: int, total: int | None = None, message: str = "") -> None:
+        """Tell how far the task is: the future of ``engine.submit`` has it as ``progress``."""
+        self._reporter.progress(done, total, message)
+
+
+def _level(name: str) -> int:
+    level = _LEVELS.get(name)
+    if level is None:
+        msg = f"a level is one of {', '.join(_LEVELS)}, not {name!r}"
+        raise ValueError(msg)
+    return level
 
 
 def looked_at(context: ParallelContext) -> TaskHeavy | None:

@@ -104,7 +104,7 @@ def process(
     return mark if fn is None else mark(fn)
 
 
-def contract_of(fn: Callable[..., Any]) -> ProcessContract:
+def contract_of(fn: Any) -> ProcessContract:
     """Return what ``@process`` recorded on `fn`; a function without a mark is a plain process."""
     while isinstance(fn, functools.partial):
         fn = fn.func

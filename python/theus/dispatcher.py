@@ -32,25 +32,20 @@ from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from theus import _theus, deaths, news, outcomes, wire
+from theus import _theus, news, outcomes, wire
 from theus.arrivals import Arrivals, Delivery, Failure
+from theus.assignment import BROKEN, Assignment
 from theus.driver import Driver
-from theus.errors import (
-    CorruptSegmentError,
-    NativeWorkerError,
-    ProtocolError,
-    SessionClosedError,
-)
+from theus.errors import ProtocolError, SessionClosedError
 from theus.interrupts import InterruptsDeferred
 from theus.loops import Loops
 from theus.news import News
 from theus.pool import WorkerPool
 from theus.shortcuts import SPIN_S, ShortCuts
 from theus.stopping import GRACE_S, Stopping
-from theus.worker_process import StartFailure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from theus._theus import Channel, Segment, Session
     from theus.functions import Reference, References
@@ -59,7 +54,7 @@ if TYPE_CHECKING:
     from theus.seats import Seats
     from theus.state import State
     from theus.tasks import Task
-    from theus.worker_process import Frame, WorkerProcess
+    from theus.worker_process import Frame, StartFailure, WorkerProcess
 
 __all__ = ["Dispatcher"]
 
@@ -67,9 +62,6 @@ _ANNOUNCED = 4
 _LOOK_S = 50e-3
 _SUBMITTED = 64
 """How many submitted tasks may wait until who submits more makes a step itself."""
-
-_BROKEN = (ProtocolError, CorruptSegmentError, MemoryError, NativeWorkerError)
-"""What a frame may raise after which its channel cannot be used."""
 
 
 class Dispatcher:
@@ -112,7 +104,6 @@ class Dispatcher:
         seats: Seats,
         worker_limits: WorkerLimits,
     ) -> None:
-        self._program = program
         self._lock = threading.RLock()
         self._pending: deque[Task] = deque()
         self._released: deque[int] = deque()
@@ -133,13 +124,21 @@ class Dispatcher:
         self.shortcuts = ShortCuts(self, self._pool, references, self._numbers, self._pending)
         self._stopping = Stopping(self._pool)
         self._arrivals = Arrivals(
-            program, self._pool, self._pending, self._stopping, references, adopt
+            program, self._pool, self._pending, self._stopping, references=references, adopt=adopt
+        )
+        self._loops = Loops(self._epoll.fileno(), self.pump)
+        self._assignment = Assignment(
+            program,
+            self._pool,
+            self._pending,
+            self._arrivals,
+            loops=self._loops,
+            forget=self._forget,
         )
         self._driver = Driver(
             self.pump, self._next_timeout, lambda: bool(self._unattended or self._stopping)
         )
         self._epoll.register(self._driver.wake, select.EPOLLIN)
-        self._loops = Loops(self._epoll.fileno(), self.pump)
 
     # --- what the engine calls ---
 
@@ -173,7 +172,7 @@ class Dispatcher:
     def _assign_first(self) -> None:
         with InterruptsDeferred():
             with self._lock:
-                deliveries = self._assign()
+                deliveries = self._assignment.assign()
             self._deliver(deliveries)
 
     def estimate(self, reference: Reference) -> float:
@@ -236,8 +235,10 @@ class Dispatcher:
             with self._lock:
                 if task in worker.queue:  # another thread may have had the outcome
                     self._pool.note_sent(worker, task)
-                deliveries = self._attend(worker, worker.channel.fileno(), select.EPOLLOUT)
-                deliveries += self._assign()
+                deliveries = self._assignment.attend(
+                    worker, worker.channel.fileno(), select.EPOLLOUT
+                )
+                deliveries += self._assignment.assign()
             self._deliver(deliveries)
 
     def take(self, worker: WorkerProcess, task: Task, frame: Frame) -> bool:
@@ -273,8 +274,8 @@ class Dispatcher:
                     if broken is not None:
                         raise broken
                     self._arrivals.take(worker, frame, deliveries)
-                except _BROKEN as error:
-                    deliveries += self._bury(worker, error) + self._assign()
+                except BROKEN as error:
+                    deliveries += self._assignment.bury(worker, error) + self._assignment.assign()
             self._deliver(deliveries)
         self.look_at(worker, task)
 
@@ -293,10 +294,12 @@ class Dispatcher:
             self._deliver(deliveries)
 
     def _poll_worker(self, worker: WorkerProcess) -> list[Delivery]:
-        with contextlib.suppress(EOFError, OSError, *_BROKEN):  # which the next look says again
+        with contextlib.suppress(EOFError, OSError, *BROKEN):  # which the next look says again
             if not worker.channel.poll(SPIN_S):
                 return []
-        return self._attend(worker, worker.channel.fileno(), 0) + self._assign()
+        return (
+            self._assignment.attend(worker, worker.channel.fileno(), 0) + self._assignment.assign()
+        )
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` move tasks forward whenever a worker has news."""
@@ -356,7 +359,7 @@ class Dispatcher:
         with self._lock:
             if self._closed:
                 return
-            self._closed = True
+            self._closed = self._assignment.closed = True
             self.shortcuts.close()
             tasks = list(self._pending)
             workers = self._pool.clear()
@@ -375,7 +378,7 @@ class Dispatcher:
     def abandon(self) -> None:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.RLock()
-        self._closed = True
+        self._closed = self._assignment.closed = True
         self.shortcuts.close()
         self._driver.abandon()
         tasks = list(self._pending)
@@ -409,29 +412,11 @@ class Dispatcher:
                         continue
                     worker = self._pool.get(descriptor)
                     if worker is not None:
-                        deliveries += self._attend(worker, descriptor, mask)
+                        deliveries += self._assignment.attend(worker, descriptor, mask)
                 deliveries += self._expire()
-                deliveries += self._assign()
+                deliveries += self._assignment.assign()
                 self._send_releases()
             self._deliver(deliveries)
-
-    def _attend(self, worker: WorkerProcess, descriptor: int, mask: int) -> list[Delivery]:
-        deliveries: list[Delivery] = []
-        # Another thread may have buried the worker of this event, and a new one have its numbers.
-        gone = descriptor == worker.pidfd and worker.is_dead()
-        try:
-            if mask & select.EPOLLOUT:
-                worker.wants_write = not worker.channel.flush()
-                self._pool.watch_writes(worker)
-            while (frame := worker.channel.try_recv()) is not None:
-                self._arrivals.take(worker, frame, deliveries)
-        except (EOFError, OSError):
-            gone = True
-        except _BROKEN as error:
-            return deliveries + self._bury(worker, error)
-        if gone:
-            deliveries += self._bury(worker)
-        return deliveries
 
     def _deliver(self, deliveries: list[Delivery]) -> None:
         raised: BaseException | None = None
@@ -464,101 +449,6 @@ class Dispatcher:
         self._unattended.discard(task.number)
         if task.deadline is not None:
             self._stopping.forget(task)
-
-    # --- workers ---
-
-    def _assign(self) -> list[Delivery]:
-        """Send pending tasks to workers that should have them; start workers while there may be."""
-        refused: list[Delivery] = []
-        given: set[WorkerProcess] = set()
-        while self._pending and not self._closed:
-            try:
-                worker = self._pool.choose(self._pending[0])
-            except (OSError, NativeWorkerError) as error:
-                if any(self._pool):  # those that run will come to it
-                    break
-                refused += [(task, False, error) for task in self._pending]
-                self._pending.clear()
-                break
-            if worker is None:
-                break
-            self._expect(worker)
-            task = self._pending.popleft()
-            if task.done or not task.outcome.start():
-                self._forget(task)
-                continue
-            given.add(worker)
-            refused += self._send(worker, task)
-        return refused + self._flush(given.intersection(self._pool))
-
-    def _send(self, worker: WorkerProcess, task: Task) -> list[Delivery]:
-        try:
-            worker.send(task)
-        except (OSError, EOFError):
-            if task not in worker.queue:
-                self._pending.appendleft(task)
-            return self._bury(worker)
-        except Exception as error:  # noqa: BLE001 - the task's own, as it cannot be sent
-            return [(task, False, error)]
-        self._pool.note_sent(worker, task)
-        return []
-
-    def _flush(self, workers: Iterable[WorkerProcess]) -> list[Delivery]:
-        refused: list[Delivery] = []
-        for worker in workers:
-            try:
-                worker.flush()
-            except (OSError, EOFError):
-                refused += self._bury(worker)
-            else:
-                self._pool.watch_writes(worker)
-        return refused
-
-    def _expect(self, worker: WorkerProcess) -> None:
-        """Have the event loops look whether a new worker is ready in time: no frame may tell."""
-        if worker.deadline is None or worker.queue:
-            return
-        self._loops.step_in(max(0.0, worker.deadline - time.monotonic()))
-
-    def _bury(self, worker: WorkerProcess, broken: Exception | None = None) -> list[Delivery]:
-        """Fail the task a dead or broken worker ran, send the others again, forget the worker."""
-        self._pool.remove(worker)
-        deliveries: list[Delivery] = []
-        with contextlib.suppress(EOFError, OSError):
-            try:
-                while not broken and (frame := worker.channel.try_recv()) is not None:
-                    self._arrivals.take(worker, frame, deliveries)
-            except _BROKEN as error:
-                broken = error
-        if broken is not None:
-            worker.process.kill()
-        status = worker.reap(GRACE_S)  # one that has closed its socket may live on
-        failed, again = deaths.settle(worker, status, broken)
-        deliveries += [(task, False, error) for task, error in failed]
-        self._pending.extendleft(reversed(again))
-        worker.queue.clear()
-        self._pool.vacate(worker)
-        if not worker.ready:
-            deliveries += self._note_failed_start(worker, status, broken)
-        worker.close()
-        return deliveries
-
-    def _note_failed_start(
-        self, worker: WorkerProcess, status: int, broken: Exception | None
-    ) -> list[Delivery]:
-        late = worker.deadline is not None and time.monotonic() >= worker.deadline
-        stderr = worker.trace()
-        worker.failure = StartFailure(status, stderr, broken, late)
-        attempts = self._pool.failed_starts + 1
-        error = self._program.start_error(attempts, status, stderr, broken)
-        if broken is None:
-            self._pool.failed_starts = attempts
-        if error is None:
-            return []
-        self._pool.failed_starts = 0
-        failed: list[Delivery] = [(task, False, error) for task in self._pending]
-        self._pending.clear()
-        return failed
 
     # --- stopping tasks ---
 

@@ -15,42 +15,32 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from weakref import WeakSet, finalize
 
-from theus import chunks, wire
 from theus._theus import MISS, Session, fork_generation
 from theus.context import ProcessContext
-from theus.contracts import call_with_context, contract_of, require_context
-from theus.dispatcher import Dispatcher
+from theus.contracts import call_with_context, contract_of
+from theus.dispatchers import MAX_WORKERS, Dispatchers
 from theus.errors import SessionClosedError
 from theus.functions import References
 from theus.heavy import HeavyZone
 from theus.interrupts import InterruptsDeferred
+from theus.native_tasks import NativeTask, TaskInfo
+from theus.packing import Packing
 from theus.pool import WorkerLimits
-from theus.program import PythonProgram
 from theus.results import EngineExecutor, MapResults
-from theus.seats import Seats
 from theus.state import State, StateStore
-from theus.tasks import (
-    CALL_CONTEXT,
-    CALL_ITEM,
-    CALL_ITEMS,
-    CALL_PLAIN,
-    ItemFuture,
-    LoopOutcome,
-    Task,
-    TaskFuture,
-)
+from theus.tasks import CALL_PLAIN, ItemFuture, LoopOutcome, Task, TaskFuture
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from theus.functions import Reference
+    from theus import wire
+    from theus.dispatcher import Dispatcher
 
 __all__ = ["TheusEngine"]
 
 T = TypeVar("T")
 
-_MAX_WORKERS = 1000
 _GIVE_WAY_S = 1e-3
 
 _engines: WeakSet[TheusEngine] = WeakSet()
@@ -128,8 +118,8 @@ class TheusEngine:
     ) -> None:
         cores = len(os.sched_getaffinity(0))
         count = cores if workers is None else workers
-        if not 1 <= count <= _MAX_WORKERS:
-            msg = f"workers must be from 1 to {_MAX_WORKERS}, not {workers}"
+        if not 1 <= count <= MAX_WORKERS:
+            msg = f"workers must be from 1 to {MAX_WORKERS}, not {workers}"
             raise ValueError(msg)
         _check_positive("heavy_limit", heavy_limit, "bytes")
         _check_positive("max_tasks_per_worker", max_tasks_per_worker, "tasks")
@@ -146,19 +136,21 @@ class TheusEngine:
         # None of these refers back to the engine, so that it is collected when it is let go.
         self._heavy = HeavyZone(self._session, self._store)
         self._references = References(self._heavy.pin, self._session.spill_dir)
-        self._dispatcher = Dispatcher(
+        self._dispatchers = Dispatchers(
             self._session,
             count,
-            max(1, cores // count),
+            cores,
             self._references,
             self._heavy.adopt,
-            program=PythonProgram(),
-            seats=Seats(self._session),
             worker_limits=WorkerLimits(max_tasks_per_worker, max_worker_rss),
         )
-        self._heavy.released = self._dispatcher.release
+        self._dispatcher = self._dispatchers.python
+        self._packing = Packing(
+            self._store, self._references, self._heavy.pin, self._session.spill_dir
+        )
+        self._heavy.released = self._dispatchers.release
         self._heavy.grown = self._dispatcher.warm_up
-        self._heavy.published = self._dispatcher.announce
+        self._heavy.published = self._dispatchers.announce
         self._workers = count
         self._gave_way = 0.0
         self._finalizer = finalize(
@@ -167,7 +159,7 @@ class TheusEngine:
             self._generation,
             self._session,
             self._store,
-            self._dispatcher,
+            self._dispatchers,
             self._heavy.clear,
         )
         _engines.add(self)
@@ -197,7 +189,7 @@ class TheusEngine:
     @property
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that run now."""
-        return self._dispatcher.worker_pids
+        return self._dispatchers.worker_pids
 
     def compare_and_swap(
         self,
@@ -245,6 +237,10 @@ class TheusEngine:
 
     @overload
     async def execute(
+        self, fn: NativeTask, /, *, timeout: float | None = None, **inputs: Any
+    ) -> Any: ...
+    @overload
+    async def execute(
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
@@ -257,16 +253,17 @@ class TheusEngine:
         self, fn: Callable[..., T], /, *, timeout: float | None = None, **inputs: Any
     ) -> T: ...
     async def execute(
-        self, fn: Callable[..., Any], /, *, timeout: float | None = None, **inputs: Any
+        self, fn: Callable[..., Any] | NativeTask, /, *, timeout: float | None = None, **inputs: Any
     ) -> Any:
         """Run a process and return its result.
 
         Parameters
         ----------
-        fn : callable
+        fn : callable or NativeTask
             The process. One marked ``@process(parallel=True)`` runs in a worker with a
             ``ParallelContext``; any other runs here, with a ``ProcessContext``, and blocks the
-            event loop unless it is a coroutine function.
+            event loop unless it is a coroutine function. A task of :func:`theus.native` runs in a
+            native worker.
         timeout : float, optional
             Seconds after which a parallel process is stopped.
         **inputs
@@ -283,8 +280,12 @@ class TheusEngine:
             If it did not end in time; it has been stopped then.
         WorkerDiedError
             If its worker died.
-        UnpicklableError
+        UnpicklableError, NotPlainError
             If `fn` or an input cannot be sent.
+        NativeTaskNotFoundError
+            If no native worker has the task.
+        NativeTaskError
+            If a native task returned an error.
         ValueError
             If `timeout` is given for a process that runs here.
         Exception
@@ -299,41 +300,43 @@ class TheusEngine:
         millisecond.
         """
         lane = self._dispatcher.shortcuts.lanes.get(fn) if isinstance(fn, FunctionType) else None
-        if lane is None and not contract_of(fn).parallel:
+        if lane is None and not isinstance(fn, NativeTask) and not contract_of(fn).parallel:
             return await self._execute_here(fn, timeout, inputs)
-        message = self._pack(inputs)
+        dispatcher = self._dispatchers.of(fn)
+        message = self._packing.inputs(fn, inputs)
         task: Any = MISS
         if lane is not None and message.parts is None:
             task = lane.call(self._store.current, message.data)
         if task is MISS:
-            task = self._task(fn, CALL_CONTEXT, message, LoopOutcome(), timeout)
-            if not self._dispatcher.shortcuts.call(task):
-                self._dispatcher.attach(asyncio.get_running_loop())
-                self._dispatcher.submit(task, attended=True)
+            self._check_open()
+            task = self._packing.task(fn, message, LoopOutcome(), timeout=timeout)
+            if not dispatcher.shortcuts.call(task):
+                dispatcher.attach(asyncio.get_running_loop())
+                dispatcher.submit(task, attended=True)
         elif isinstance(task, Task):
             task.inputs, task.timeout = message, timeout
-            self._dispatcher.shortcuts.adopt(task)
+            dispatcher.shortcuts.adopt(task)
         else:  # the very result
             if self._is_to_give_way():
                 await asyncio.sleep(0)
             return task
-        return await self._outcome(task, timeout)
+        return await self._outcome(dispatcher, task, timeout)
 
-    async def _outcome(self, task: Task, timeout: float | None) -> Any:
+    async def _outcome(self, dispatcher: Dispatcher, task: Task, timeout: float | None) -> Any:
         outcome: Any = task.outcome
         if outcome.settled:
             if self._is_to_give_way():
                 await asyncio.sleep(0)
             return outcome.take()
         loop = asyncio.get_running_loop()
-        self._dispatcher.attach(loop)
+        dispatcher.attach(loop)
         timer = None
         if timeout is not None:
-            timer = loop.call_later(timeout, self._dispatcher.time_out, task)
+            timer = loop.call_later(timeout, dispatcher.time_out, task)
         try:
             return await outcome.future(loop)
         except asyncio.CancelledError:
-            self._dispatcher.cancel(task)
+            dispatcher.cancel(task)
             raise
         finally:
             if timer is not None:
@@ -349,6 +352,10 @@ class TheusEngine:
 
     @overload
     def submit(
+        self, fn: NativeTask, /, *, timeout: float | None = None, **inputs: Any
+    ) -> TaskFuture[Any]: ...
+    @overload
+    def submit(
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
@@ -361,7 +368,7 @@ class TheusEngine:
         self, fn: Callable[..., T], /, *, timeout: float | None = None, **inputs: Any
     ) -> TaskFuture[T]: ...
     def submit(
-        self, fn: Callable[..., Any], /, *, timeout: float | None = None, **inputs: Any
+        self, fn: Callable[..., Any] | NativeTask, /, *, timeout: float | None = None, **inputs: Any
     ) -> TaskFuture[Any]:
         """Send a process to a worker, marked parallel or not.
 
@@ -376,11 +383,18 @@ class TheusEngine:
             A ``concurrent.futures.Future``. Cancelling it stops a running task, and ``result()``
             may be called inside a running event loop, as in a notebook cell.
         """
-        future: TaskFuture[Any] = TaskFuture(self._dispatcher)
-        future.task = self._task(fn, CALL_CONTEXT, self._pack(inputs), future, timeout)
-        self._dispatcher.submit(future.task, attended=False)
+        self._check_open()
+        dispatcher = self._dispatchers.of(fn)
+        future: TaskFuture[Any] = TaskFuture(dispatcher)
+        message = self._packing.inputs(fn, inputs)
+        future.task = self._packing.task(fn, message, future, timeout=timeout)
+        dispatcher.submit(future.task, attended=False)
         return future
 
+    @overload
+    def map(
+        self, fn: NativeTask, items: Iterable[Any], *, progress: bool = False
+    ) -> MapResults[Any]: ...
     @overload
     def map(
         self,
@@ -394,7 +408,7 @@ class TheusEngine:
         self, fn: Callable[..., T], items: Iterable[Any], *, progress: bool = False
     ) -> MapResults[T]: ...
     def map(
-        self, fn: Callable[..., Any], items: Iterable[Any], *, progress: bool = False
+        self, fn: Callable[..., Any] | NativeTask, items: Iterable[Any], *, progress: bool = False
     ) -> MapResults[Any]:
         """Run a process once for each item, in the workers.
 
@@ -402,7 +416,8 @@ class TheusEngine:
         ----------
         fn : callable
             Called as ``fn(ctx, item)``, or as ``fn(ctx)`` with ``ctx.input.item`` if it takes the
-            context alone. A single parameter is the context if its name says so: ``ctx``.
+            context alone. A single parameter is the context if its name says so: ``ctx``. A native
+            task gets it as the input ``item``.
         items : iterable
             Read as results are taken, a bounded number ahead. Small ones travel several together
             once the process has shown that it takes less than they do.
@@ -420,33 +435,20 @@ class TheusEngine:
         TypeError
             If `fn` takes no context.
         """
-        require_context(fn, for_items=True)
         self._check_open()
-        reference, state = self._references.of(fn), self._store.current
-
-        def pack(item: object) -> wire.Message:
-            return wire.dumps(
-                item, self._heavy.pin, label="item", spill_dir=self._session.spill_dir
-            )
+        dispatcher = self._dispatchers.of(fn)
+        stream = self._packing.stream(fn)
 
         def send(items: Sequence[wire.Message]) -> ItemFuture[Any]:
-            alone = len(items) == 1
-            future: ItemFuture[Any] = ItemFuture(self._dispatcher)
-            future.task = Task(
-                reference,
-                state,
-                call=CALL_ITEM if alone else CALL_ITEMS,
-                inputs=items[0] if alone else chunks.join(items),
-                outcome=future,
-                weight=len(items),
-            )
-            self._dispatcher.submit(future.task, attended=False)
+            future: ItemFuture[Any] = ItemFuture(dispatcher)
+            future.task = stream.task(items, future)
+            dispatcher.submit(future.task, attended=False)
             return future
 
         return MapResults(
-            pack,
+            stream.pack,
             send,
-            lambda: chunks.size_for(self._dispatcher.estimate(reference)),
+            lambda: stream.size_for(dispatcher.estimate(stream.reference)),
             items,
             ahead=max(64, 4 * self._workers),
             chunks_ahead=4 * self._workers,
@@ -456,17 +458,73 @@ class TheusEngine:
     def executor(self) -> Executor:
         """Return a ``concurrent.futures.Executor`` over the same workers.
 
-        It calls ``fn(*args, **kwargs)`` without a context and keeps the standard library's rules:
-        what runs cannot be cancelled, and ``shutdown`` waits. It does not close the engine.
+        It calls ``fn(*args, **kwargs)`` without a context, and native tasks by keywords alone. It
+        keeps the standard library's rules: what runs cannot be cancelled, and ``shutdown`` waits.
+        It does not close the engine.
         """
 
-        def send(fn: Callable[..., Any], arguments: object) -> Future[Any]:
-            future: TaskFuture[Any] = TaskFuture(self._dispatcher, stoppable=False)
-            future.task = self._task(fn, CALL_PLAIN, self._pack(arguments), future, None)
-            self._dispatcher.submit(future.task, attended=False)
+        def send(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
+            self._check_open()
+            dispatcher = self._dispatchers.of(fn)
+            future: TaskFuture[Any] = TaskFuture(dispatcher, stoppable=False)
+            message = self._packing.arguments(fn, args, kwargs)
+            future.task = self._packing.task(fn, message, future, call=CALL_PLAIN)
+            dispatcher.submit(future.task, attended=False)
             return future
 
         return EngineExecutor(send)
+
+    # --- tasks in other languages ---
+
+    def native_worker(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        count: int | None = None,
+        args: Iterable[str] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> tuple[str, ...]:
+        """Start a program as a worker, and let :func:`theus.native` name the tasks that it has.
+
+        Parameters
+        ----------
+        path : path
+            An executable that calls ``theus::worker::serve`` of the Rust crate, or speaks the
+            protocol of ``schemas/`` otherwise.
+        count : int, optional
+            How many processes of it at most. The default is the engine's `workers`, which count
+            apart. One starts now, the others when there is work for them.
+        args : iterable of str, optional
+            What the program is given.
+        env : mapping of str to str, optional
+            Environment variables that it gets beside this process's.
+
+        Returns
+        -------
+        tuple of str
+            The names of its tasks.
+
+        Raises
+        ------
+        NativeWorkerError
+            If the program cannot be started, is no worker or says no hello within ten seconds,
+            speaks another version of the protocol, or has a task that another program has.
+        ValueError
+            If `count` is not positive, or too large.
+
+        Notes
+        -----
+        It blocks until the first process is ready, a few milliseconds.
+        """
+        self._check_open()
+        if count is not None and not 1 <= count <= MAX_WORKERS:
+            msg = f"count must be from 1 to {MAX_WORKERS}, not {count}"
+            raise ValueError(msg)
+        return self._dispatchers.start(os.fspath(path), count or self._workers, args, env or {})
+
+    def tasks(self) -> dict[str, TaskInfo]:
+        """Return what the native workers have, by name."""
+        return self._dispatchers.tasks()
 
     # --- end ---
 
@@ -489,7 +547,7 @@ class TheusEngine:
         """Close the engine; without an exception, wait for what was submitted first."""
         try:
             if self._is_to_finish(kind):
-                self._dispatcher.finish()
+                self._dispatchers.finish()
         finally:
             self.close()
 
@@ -505,7 +563,7 @@ class TheusEngine:
         """Close the engine; without an exception, wait for what was submitted first."""
         try:
             if self._is_to_finish(kind):
-                await asyncio.to_thread(self._dispatcher.finish)
+                await asyncio.to_thread(self._dispatchers.finish)
         finally:
             self.close()
 
@@ -524,7 +582,7 @@ class TheusEngine:
     def _abandon(self) -> None:
         """Let go in a forked child of what is the parent's, and of locks its threads may hold."""
         self._store.lock = threading.RLock()
-        self._dispatcher.abandon()
+        self._dispatchers.abandon()
 
     def _check_open(self) -> None:
         if not self._finalizer.alive or self._session.closed:
@@ -538,37 +596,7 @@ class TheusEngine:
         if not isinstance(key, str):
             msg = f"domain keys are str, not {type(key).__name__}: {key!r}"
             raise TypeError(msg)
-        return wire.dumps(
-            value, self._heavy.pin, label=f"domain[{key!r}]", spill_dir=self._session.spill_dir
-        )
-
-    def _pack(self, inputs: object) -> wire.Message:
-        if not inputs:
-            return wire.NOTHING
-        return wire.dumps(
-            inputs, self._heavy.pin, label="inputs", spill_dir=self._session.spill_dir
-        )
-
-    def _task(
-        self,
-        fn: Callable[..., Any],
-        call: int,
-        message: wire.Message,
-        outcome: LoopOutcome | TaskFuture[Any],
-        timeout: float | None,
-    ) -> Task:
-        if call == CALL_CONTEXT:
-            require_context(fn)
-        self._check_open()
-        reference: Reference = self._references.of(fn)
-        return Task(
-            reference,
-            self._store.current,
-            call=call,
-            inputs=message,
-            outcome=outcome,
-            timeout=timeout,
-        )
+        return self._packing.pickle(value, f"domain[{key!r}]")
 
     async def _execute_here(
         self, fn: Callable[..., Any], timeout: float | None, inputs: Mapping[str, Any]
@@ -604,14 +632,14 @@ def _close(
     generation: int,
     session: Session,
     store: StateStore,
-    dispatcher: Dispatcher,
+    dispatchers: Dispatchers,
     clear: Callable[[], None],
 ) -> None:
     if fork_generation() != generation:
         return
     with InterruptsDeferred():
         try:
-            dispatcher.close()
+            dispatchers.close()
         finally:
             clear()
             store.clear()

@@ -15,11 +15,18 @@ from typing import Any, Protocol
 import numpy as np
 
 from theus._theus import Segment
-from theus.array import Handle, describe_dtype, view_handle, view_segment
+from theus.array import Handle, describe_dtype, restore_dtype, view_handle, view_segment
 from theus.errors import EntryNotFoundError
 from theus.table import TablePart, to_pandas, to_polars, view_arrow, view_part
 
-__all__ = ["Entry", "FrameViews", "HeavyView", "SupportsView", "view_entry"]
+__all__ = [
+    "Entry",
+    "FrameViews",
+    "HeavyView",
+    "SupportsView",
+    "view_described",
+    "view_entry",
+]
 
 _SHOWN = 20
 
@@ -85,6 +92,18 @@ def view_entry(segment: Segment, handle: Handle | None, part: TablePart | None) 
     if part is not None:
         return view_part(segment, part)
     return view_segment(segment) if segment.kind == "tensor" else view_arrow(segment)
+
+
+def view_described(segment: Segment, descriptor: Mapping[str, Any]) -> Any:
+    """Return the array or table that a descriptor tells, over the bytes of its segment."""
+    handle = part = None
+    view, shown = descriptor.get("view"), descriptor.get("part")
+    if view is not None:
+        shape, strides = tuple(view["shape"]), tuple(view["strides"])
+        handle = segment.name, view["offset"], shape, strides, restore_dtype(view["dtype"])
+    if shown is not None:
+        part = TablePart(tuple(shown["columns"]), shown["start"], shown["length"])
+    return view_entry(segment, handle, part)
 
 
 class FrameViews(Mapping[str, Any]):

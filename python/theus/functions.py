@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,14 @@ from weakref import WeakKeyDictionary
 import cloudpickle
 
 from theus.errors import UnpicklableError
+from theus.native_tasks import NativeTask
 from theus.wire import PROTOCOL, Message, dumps, loads
 
 if TYPE_CHECKING:
     from theus._theus import Transient
 
 __all__ = [
+    "BY_NAME",
     "BY_PARTS",
     "BY_REFERENCE",
     "BY_VALUE",
@@ -50,6 +53,7 @@ __all__ = [
 BY_REFERENCE = 0
 BY_VALUE = 1
 BY_PARTS = 2
+BY_NAME = 3
 
 Stamp = tuple[int, int]
 """Modification time in nanoseconds and size in bytes of a module's source file."""
@@ -82,10 +86,11 @@ class Reference:
     name : str
         For messages.
     form : int
-        ``BY_REFERENCE``, ``BY_VALUE``, or ``BY_PARTS``: by value, the pickle in `parts`.
+        ``BY_REFERENCE``, ``BY_VALUE``, or ``BY_PARTS``: by value, the pickle in `parts`. Or
+        ``BY_NAME``, for a native task.
     definition : bytes
         The attachment of the FUNCTION frame.
-    function : callable
+    function : callable or NativeTask
         The function, so that a worker that cannot import it gets it by value.
     pins : sequence
         Entries that the definition refers to.
@@ -96,7 +101,7 @@ class Reference:
     name: str
     form: int
     definition: bytes
-    function: Callable[..., Any]
+    function: Any
     pins: Sequence[object] = ()
     parts: Transient | None = None
 
@@ -144,7 +149,7 @@ class References:
         self._importable: WeakKeyDictionary[Callable[..., Any], _Importable] = WeakKeyDictionary()
         self._stamps: dict[str, tuple[object, Stamp | None]] = {}
 
-    def of(self, function: Callable[..., Any]) -> Reference:
+    def of(self, function: Callable[..., Any] | NativeTask) -> Reference:
         """Return `function` ready to be sent, as it is at this moment.
 
         Raises
@@ -153,7 +158,8 @@ class References:
             If it has to go by value and refers to something that cannot be pickled.
         """
         if not isinstance(function, FunctionType):
-            return self.by_value(function)
+            is_native = isinstance(function, NativeTask)
+            return _by_name(function) if is_native else self.by_value(function)
         known = self._importable.get(function)
         if known is None or known.reloaded():
             if not _is_importable(function):
@@ -260,6 +266,15 @@ class References:
                 known = self._stamps[name] = (spec, _stamp(spec.origin))
             stamps[name] = known[1]
         return stamps
+
+
+def _by_name(task: NativeTask) -> Reference:
+    return Reference(task.name, BY_NAME, _define(task.name), task)
+
+
+@lru_cache(maxsize=1024)
+def _define(name: str) -> bytes:
+    return json.dumps({"name": name}, ensure_ascii=False).encode()
 
 
 def name_of(function: Callable[..., Any]) -> str:

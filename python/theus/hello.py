@@ -11,7 +11,7 @@ from theus.errors import ProtocolError
 __all__ = ["PICKLE", "PLAIN", "Hello"]
 
 PICKLE, PLAIN = "pickle", "plain"
-"""The capabilities: pickles of Python functions and values, or functions by name and plain values."""
+"""The capabilities: Python functions and values as pickles, or functions by name, plain values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from theus import _theus
 from theus.errors import ProtocolError
-from theus.native import NativeTask, Progress
+from theus.native_tasks import NativeTask, Progress
 
 if TYPE_CHECKING:
     from theus.tasks import Task
@@ -80,5 +80,5 @@ def _call_back(task: Task, progress: Progress) -> None:
         return
     try:
         function.on_progress(progress)
-    except Exception:
+    except Exception:  # noqa: BLE001 - whatever it is, the task has nothing to do with it
         _log.exception("on_progress of %s raised", task.reference.name)

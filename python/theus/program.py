@@ -91,7 +91,7 @@ _MAX_ATTEMPTS = 3
 
 
 class PythonProgram:
-    """This package's own loop, in this very interpreter."""
+    """The loop of this package, in this very interpreter."""
 
     takes_pickles = True
 
@@ -188,18 +188,16 @@ class NativeProgram:
         self, attempts: int, status: int, stderr: str, broken: Exception | None
     ) -> Exception | None:
         """See :class:`Program`."""
-        if isinstance(broken, NativeWorkerError):
-            return broken
         if broken is not None:  # it would send the same again
-            return self._no_worker(broken, stderr)
+            return self.no_worker(broken, stderr)
         if attempts < _MAX_ATTEMPTS:
             return None
         return WorkerStartError(attempts, status, stderr, self.path)
 
-    def first_start_error(self, status: int, stderr: str, *, late_s: float | None) -> Exception:
-        """Return why the first of its workers did not become ready.
+    def first_start_error(self, status: int, stderr: str, late_s: float | None) -> Exception:
+        """Return why the first of its workers ended before it was ready.
 
-        `late_s` is how long it had, if it ran until then.
+        `late_s` is how many seconds it had, if they were over.
         """
         if late_s is not None:
             reason = (
@@ -213,7 +211,10 @@ class NativeProgram:
         wrote = f". It wrote:\n\n{stderr}" if stderr else ", and wrote nothing"
         return NativeWorkerError(self.path, reason + wrote)
 
-    def _no_worker(self, broken: Exception, stderr: str) -> NativeWorkerError:
+    def no_worker(self, broken: Exception, stderr: str) -> NativeWorkerError:
+        """Return why what one of its workers sent first is not what workers send."""
+        if isinstance(broken, NativeWorkerError):
+            return broken
         speaks = _SPEAKS.search(str(broken))
         if speaks is None:
             wrote = f". It wrote:\n\n{stderr}" if stderr else ""

@@ -15,6 +15,7 @@ from theus.tasks import TaskFuture, not_an_end
 
 if TYPE_CHECKING:
     from theus import wire
+    from theus.native_tasks import NativeTask
 
 __all__ = ["EngineExecutor", "MapResults"]
 
@@ -201,17 +202,19 @@ class _Watch:
 class EngineExecutor(Executor):
     """The engine's workers behind the standard library's interface."""
 
-    def __init__(self, send: Callable[[Callable[..., Any], object], Future[Any]]) -> None:
+    def __init__(self, send: Callable[[Any, tuple[Any, ...], dict[str, Any]], Future[Any]]) -> None:
         self._send = send
         self._futures: WeakSet[Future[Any]] = WeakSet()
         self._shut = False
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(
+        self, fn: Callable[..., Any] | NativeTask, /, *args: Any, **kwargs: Any
+    ) -> Future[Any]:
         """Send a call to the engine's workers; see `concurrent.futures.Executor.submit`."""
         if self._shut:
             msg = "cannot schedule new futures after shutdown"
             raise RuntimeError(msg)
-        future = self._send(fn, (args, kwargs))
+        future = self._send(fn, args, kwargs)
         self._futures.add(future)
         return future
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from theus import wire
+from theus import plain, wire
 from theus.entry import Entry, HeavyView, encode_change, encode_descriptors
 from theus.errors import StateConflictError
 from theus.history import History
@@ -60,7 +60,7 @@ class Sent(NamedTuple):
     entries, domain_keys : bytes
         As in STATE frames.
     values : list of Message
-        One for each of the domain keys that are set.
+        One for each of the domain keys that are set: pickles, or plain values.
     """
 
     entries: bytes
@@ -84,7 +84,7 @@ class State:
         Names to read-only arrays over shared memory. Access does not copy.
     """
 
-    __slots__ = ("_descriptors", "_history", "_version", "entries", "frozen")
+    __slots__ = ("_descriptors", "_history", "_is_plain", "_version", "entries", "frozen")
 
     def __init__(
         self,
@@ -98,6 +98,7 @@ class State:
         self.entries = entries
         self._history = history
         self._descriptors: bytes | None = None
+        self._is_plain = False
 
     @property
     def version(self) -> int:
@@ -114,21 +115,43 @@ class State:
         """The heavy entries, as a read-only mapping of views."""
         return HeavyView(self.entries)
 
-    def sent(self, base: int | None) -> Sent:
-        """Return what tells this state to a worker that holds version `base`, or none."""
+    @property
+    def is_plain(self) -> bool:
+        """Whether the domain has been made plain, which runs code of the user's classes."""
+        return self._is_plain or all(m.plain is not None for m in self.frozen.values())
+
+    def make_plain(self) -> None:
+        """Make plain values of the domain, once: what stands for its values where no pickles go.
+
+        This unpickles them, so no lock should be held.
+        """
+        if not self._is_plain:
+            for message in self.frozen.values():
+                plain.encode_domain(message)
+            self._is_plain = True
+
+    def sent(self, base: int | None, *, as_plain: bool = False) -> Sent:
+        """Return what tells this state to a worker that holds version `base`, or none.
+
+        With `as_plain`, for a worker without pickles.
+        """
         keys = self.frozen, self.entries
         changes = None if base is None else self._history.between(base, self._version, *keys)
         if base is None or changes is None:
             if self._descriptors is None:
                 self._descriptors = encode_descriptors(self.entries)
             names = json.dumps(list(self.frozen)).encode()
-            return Sent(self._descriptors, names, list(self.frozen.values()))
+            return Sent(self._descriptors, names, self._values(self.frozen, as_plain=as_plain))
         domain, heavy = changes
         return Sent(
             encode_change(base, heavy.removed, {key: self.entries[key] for key in heavy.set}),
             json.dumps({"removed": domain.removed, "set": domain.set}).encode(),
-            [self.frozen[key] for key in domain.set],
+            self._values(domain.set, as_plain=as_plain),
         )
+
+    def _values(self, keys: Iterable[str], *, as_plain: bool) -> list[wire.Message]:
+        messages = [self.frozen[key] for key in keys]
+        return [wire.Message(plain.encode_domain(m)) for m in messages] if as_plain else messages
 
     def is_small(self) -> bool:
         """Whether sending it costs next to nothing, so that it may be sent in vain."""

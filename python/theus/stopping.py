@@ -56,9 +56,12 @@ class Stopping:
         return late
 
     def interrupt(self, worker: WorkerProcess, task: Task) -> None:
-        """Ask the worker to end `task`: it looks at the page before a task and at a SIGINT."""
+        """Ask the worker to end `task`: it looks at the page before a task and at a SIGINT.
+
+        A native program looks there as it sees fit; a SIGINT would end one that does not expect it.
+        """
         worker.control.cancel = task.number
-        if worker.control.running == task.number:
+        if worker.program.takes_pickles and worker.control.running == task.number:
             signal.pidfd_send_signal(worker.pidfd, signal.SIGINT)
         heapq.heappush(self._stops, (time.monotonic() + GRACE_S, worker.pidfd, task.number))
 

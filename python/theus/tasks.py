@@ -14,7 +14,7 @@ from theus.futures import LateFuture
 if TYPE_CHECKING:
     from theus.errors import WorkerDiedError
     from theus.functions import Reference
-    from theus.native import Progress
+    from theus.native_tasks import Progress
     from theus.state import State
     from theus.wire import Message
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import mmap
 import pickle
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,13 @@ import numpy as np
 from theus import _theus, copies
 from theus._theus import Output, Transient
 from theus.array import Handle, ShmArray, attach_segment, handle_of, view_handle
+from theus.culprit import find_culprit, parts_of
 from theus.errors import HeavyZoneFullError, RemoteTraceback, UnpicklableError
 from theus.reducers import LIBRARIES, OUT_OF_BAND_BYTES, reduce_array, reduce_other
 from theus.table import TablePart, find_part, view_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from theus._theus import Segment
@@ -62,12 +62,15 @@ class Message:
     outputs : list
         The outputs that the pickle refers to, in the order of their numbers: of type `Output` on
         the way out of a worker, and `Segment` when their owner has taken them over.
+    plain : bytes or None
+        The same object as a plain value, once a worker without pickles was told of it.
     """
 
     data: bytes
     parts: Transient | None = None
     pins: Sequence[object] = ()
     outputs: Sequence[Any] = ()
+    plain: bytes | None = None
 
 
 NOTHING = Message(pickle.dumps({}, PROTOCOL))
@@ -318,7 +321,11 @@ def dumps(
         )
         raise HeavyZoneFullError(msg) from error
     except Exception as error:
-        path, culprit, reason = _find_culprit(obj, label, pin, error)
+
+        def send(part: object) -> None:
+            _Pickler(_Chunks(), pin, None).dump(part)
+
+        path, culprit, reason = find_culprit(obj, label, send, error, parts_of)
         msg = (
             f"{path} cannot be sent to another process: {reason}. "
             f"It is a {type(culprit).__module__}.{type(culprit).__qualname__}; "
@@ -412,41 +419,3 @@ def _is_plain(obj: object) -> bool:
 def _is_small(value: Any) -> bool:
     kind = type(value)
     return kind in _NUMBERS or (kind in _TEXTS and len(value) <= _SMALL_BYTES)
-
-
-def _find_culprit(
-    obj: object, path: str, pin: Callable[[str], object | None], error: Exception
-) -> tuple[str, object, Exception]:
-    """Descend to the innermost part of `obj` that fails to pickle by itself."""
-    seen: set[int] = set()
-    while id(obj) not in seen:
-        seen.add(id(obj))
-        for step, child in _children(obj):
-            try:
-                _Pickler(_Chunks(), pin, None).dump(child)
-            except Exception as found:  # noqa: BLE001 - whatever pickling raises is the finding
-                obj, path, error = child, path + step, found
-                break
-        else:
-            break
-    return path, obj, error
-
-
-def _children(obj: Any) -> Iterator[tuple[str, object]]:
-    if isinstance(obj, Mapping):
-        yield from ((f"[{key!r}]", value) for key, value in obj.items())
-    elif isinstance(obj, list | tuple):
-        yield from ((f"[{index}]", value) for index, value in enumerate(obj))
-    elif isinstance(obj, set | frozenset):
-        yield from (("{...}", value) for value in obj)
-    elif isinstance(obj, FunctionType):
-        code = obj.__code__
-        for name, cell in zip(code.co_freevars, obj.__closure__ or (), strict=True):
-            yield f" closure {name}", cell.cell_contents
-        for name in code.co_names:
-            if name in obj.__globals__:
-                yield f" global {name}", obj.__globals__[name]
-    elif is_dataclass(obj) and not isinstance(obj, type):
-        yield from ((f".{part.name}", getattr(obj, part.name)) for part in fields(obj))
-    elif hasattr(obj, "__dict__") and not isinstance(obj, type | ModuleType):
-        yield from ((f".{name}", value) for name, value in vars(obj).items())

@@ -295,7 +295,7 @@ class WorkerProcess:
             return
         older = [version for version in self._states if version < state.version]
         base = max(older) if older else min(self._states, default=None)
-        sent = state.sent(base)
+        sent = state.sent(base, as_plain=not self.program.takes_pickles)
         for message in sent.values:
             self._send_parts(message.parts)
         pickles = (message.data for message in sent.values)

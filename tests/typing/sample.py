@@ -8,9 +8,12 @@ import numpy as np
 from theus import (
     ParallelContext,
     ProcessContext,
+    Progress,
     ShmArray,
     State,
+    TaskInfo,
     TheusEngine,
+    native,
     open,  # noqa: A004 - the package's own name
     process,
     sessions,
@@ -45,6 +48,13 @@ async def program(engine: TheusEngine) -> None:
         assert_type(value, int)
     async for value in engine.map(square, range(3)):
         assert_type(value, int)
+    assert_type(await engine.execute(native("tasks.sum"), column="x"), Any)
+    future = engine.submit(native("tasks.sum", on_progress=print), column="x")
+    assert_type(future.progress, Progress | None)
+    for value in engine.map(native("tasks.sum"), range(3)):
+        assert_type(value, Any)
+    assert_type(engine.native_worker("tasks", count=2), tuple[str, ...])
+    assert_type(engine.tasks()["tasks.sum"], TaskInfo)
     assert_type(engine.executor(), Executor)
     assert_type(total(ParallelContext.__new__(ParallelContext)), float)
     assert_type(open(engine.heavy.path("y")), Any)

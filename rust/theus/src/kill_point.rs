@@ -1,7 +1,7 @@
 //! Named steps after which the tests have a process killed.
 //!
 //! Every step that changes what others can see passes one. They are compiled in only with the feature
-//! `kill-points`; without it [`KillPoint::pass`] is nothing.
+//! `kill-points`; without it `KillPoint::pass` is nothing.
 
 macro_rules! kill_points {
     ($($point:ident $name:literal,)*) => {

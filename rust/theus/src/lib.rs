@@ -79,11 +79,14 @@ pub mod transient;
 pub mod worker;
 pub mod zone;
 
+pub use arrow;
 pub use backend::{Backend, Capabilities, SpillDirectory};
 pub use budget::Budget;
 pub use descriptor::{SegmentName, SessionId};
 pub use error::{Error, Result};
 pub use fill::NewTable;
+#[cfg(feature = "ndarray")]
+pub use ndarray;
 pub use os::fork_generation;
 pub use output::Output;
 pub use segment::Segment;

@@ -258,7 +258,7 @@ impl<T: Element> Tensor<T> {
         view
     }
 
-    /// A view of as many dimensions as `D` says, [`ndarray::Ix2`] for a matrix.
+    /// A view of as many dimensions as `D` says, [`Ix2`](type@ndarray::Ix2) for a matrix.
     ///
     /// # Errors
     /// [`Error::ShapeMismatch`] if it has more or fewer.

@@ -182,7 +182,7 @@ fn a_wait_spins_and_then_sleeps_until_a_frame_comes() {
         let (mut owner, mut worker) = connected();
         let late = thread::spawn(move || {
             thread::sleep(Duration::from_millis(100));
-            worker.send(Kind::Hello, &[1, 2], &[]).unwrap();
+            worker.send(Kind::Hello, &[2, 1], &[b"{}"]).unwrap();
             worker
         });
         let started = Instant::now();

@@ -159,7 +159,9 @@ fn one_end_may_know_nothing_of_the_page() {
     let (page, _file) = Control::create().unwrap();
     owner.use_page(&page, Side::Owner);
     assert!(!owner.receiver.poll(Duration::ZERO).unwrap());
-    worker.send_blocking(Kind::Hello, &[1, 2], &[]).unwrap();
+    worker
+        .send_blocking(Kind::Hello, &[2, 1], &[b"{}"])
+        .unwrap();
     assert_eq!(owner.recv(MOMENT).unwrap().kind(), Kind::Hello);
     assert!(!worker.receiver.poll(Duration::ZERO).unwrap());
     forget(&mut owner, 4);

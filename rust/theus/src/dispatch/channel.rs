@@ -249,6 +249,16 @@ impl Sender {
         self.finish(done)
     }
 
+    /// Sends a whole frame by the socket, also to a peer that polls: for what it does not wait for.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_aside(&mut self, kind: Kind, fields: &[u64], attachments: &[&[u8]]) -> Result<()> {
+        self.queue(kind, fields, attachments)?;
+        let done = self.flush()?;
+        self.finish(done)
+    }
+
     fn finish(&mut self, mut done: bool) -> Result<()> {
         while !done {
             self.wait()?;

@@ -176,7 +176,7 @@ impl Context<'_> {
     fn tell(&self, kind: Kind, fields: &[u64], message: &str) {
         let mut sender = self.shared.sender();
         // An owner that is gone ends this process soon; there is nobody to tell of it.
-        let _ = sender.send_blocking(kind, fields, &[message.as_bytes()]);
+        let _ = sender.send_aside(kind, fields, &[message.as_bytes()]);
     }
 
     /// Whether the task is to stop: its caller cancelled it, or its time is over. It is killed with its

@@ -59,8 +59,8 @@ def native(
 ) -> NativeTask:
     """Return the task of this name, for `execute`, `submit`, `map` and `executor` of an engine.
 
-    Its inputs are given by name. They are plain values (None, numbers, str, bytes, lists, dicts) and
-    arrays and tables of the heavy zone, which travel by handle.
+    Its inputs are given by name. They are plain values (None, numbers, str, bytes, lists, dicts)
+    and arrays and tables of the heavy zone, which travel by handle.
 
     Parameters
     ----------

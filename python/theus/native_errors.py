@@ -1,0 +1,81 @@
+"""The error of a native task as an exception of this package."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from theus import plain
+from theus.errors import (
+    CorruptSegmentError,
+    EntryNotFoundError,
+    HeavyZoneFullError,
+    NativeInputError,
+    NativePanicError,
+    NativeTaskError,
+    NativeTypeError,
+    ProtocolError,
+    RemoteTraceback,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["load_native_error"]
+
+_CAUSE_UNLOADED, _CAUSE_INPUTS, _CAUSE_PANICKED = 2, 3, 4
+
+_BY_MEANING: dict[str, Callable[[str], Exception]] = {
+    "entry not found": EntryNotFoundError,
+    "heavy zone full": HeavyZoneFullError,
+    "corrupt": CorruptSegmentError,
+}
+
+
+def load_native_error(task: str, cause: int, data: bytes, traceback: bytes) -> Exception:
+    """Return the exception for an ERROR frame.
+
+    Parameters
+    ----------
+    task : str
+        The task's name.
+    cause : int
+        As in the frame.
+    data : bytes
+        What ``schemas/values.json`` calls an error; nothing if its function is unknown.
+    traceback : bytes
+        Its text, perhaps none.
+
+    Raises
+    ------
+    ProtocolError
+        If `data` is no such thing.
+    """
+    if cause == _CAUSE_UNLOADED:
+        said = {"type": "unknown task", "message": "its worker has no task of this name any more"}
+    else:
+        said = _read(plain.decode(data))
+    error = _make(task, cause, said)
+    if traceback:
+        error.__cause__ = RemoteTraceback(traceback.decode(errors="replace"))
+    return error
+
+
+def _read(said: Any) -> dict[str, Any]:
+    if isinstance(said, dict):
+        fields = cast("dict[str, Any]", said)
+        if all(isinstance(fields.get(key), str) for key in ("type", "message")):
+            return fields
+    msg = f"a native task's error is a map with a type and a message, not {said!r}"
+    raise ProtocolError(msg)
+
+
+def _make(task: str, cause: int, said: dict[str, Any]) -> Exception:
+    if cause == _CAUSE_PANICKED:
+        kind = NativePanicError
+    elif cause == _CAUSE_INPUTS:
+        kind = NativeInputError
+    elif said.get("meaning") in _BY_MEANING:
+        return _BY_MEANING[said["meaning"]](f"{task}: {said['message']}")
+    else:
+        kind = NativeTypeError if said.get("meaning") == "wrong type" else NativeTaskError
+    return kind(task, said["type"], said["message"])

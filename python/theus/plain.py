@@ -1,0 +1,271 @@
+"""Plain values: what every language reads, in MessagePack; ``schemas/values.json`` has the format.
+
+Arrays and tables of the heavy zone are among them, as descriptors. What lies outside of it is not:
+it is never copied unasked, and the error says how to put it there.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from theus import _theus, wire
+from theus.array import ShmArray, attach_segment, handle_of, view_segment
+from theus.culprit import find_culprit, items_of
+from theus.entry import Entry, view_described, view_entry
+from theus.errors import NotPlainError, ProtocolError
+from theus.table import find_part, is_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from theus._theus import Segment
+
+    Pin = Callable[[str], Segment | None]
+
+__all__ = ["NOTHING", "Opaque", "decode", "encode", "encode_domain"]
+
+_ENTRY, _OUTPUT, _OPAQUE = 1, 2, 3
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+_BASES: tuple[tuple[type, Any], ...] = (
+    (int, int.__int__),
+    (float, float.__float__),
+    (str, str.__str__),
+    (bytes, bytes.__bytes__),
+)
+_NUMBER_BYTES = 8
+_MEGABYTE = 10**6
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """Stands for a value of the domain that is not plain.
+
+    Attributes
+    ----------
+    text : str
+        What it is, such as ``"a sklearn.svm.SVC"``.
+    """
+
+    text: str
+
+
+NOTHING = wire.Message(msgspec.msgpack.encode({}))
+"""The inputs of a task without any."""
+
+
+def encode(obj: object, pin: Pin, *, label: str) -> wire.Message:
+    """Return `obj` as a plain value.
+
+    Parameters
+    ----------
+    obj : object
+        None, numbers, str, bytes, lists, tuples and mappings of them, numpy's scalars, and arrays
+        and tables whose bytes lie in the heavy zone.
+    pin : callable
+        Given a segment's name, returns what keeps that name, or None if it cannot be promised.
+    label : str
+        What `obj` is, as the root of the path in an error message.
+
+    Raises
+    ------
+    NotPlainError
+        If a part of it is something else; the message names the path to it, and what to do.
+    """
+    encoder = _Encoder(pin)
+    try:
+        data = encoder.encode(obj)
+    except Exception as error:
+        path, culprit, reason = find_culprit(obj, label, _Encoder(pin).encode, error, items_of)
+        what = str(reason) if type(culprit) in _SCALARS else f"it is {_what(culprit)}"
+        msg = f"{path} cannot be sent to a native task: {what}. {_advice(culprit)}"
+        raise NotPlainError(msg) from error
+    return wire.Message(data, pins=encoder.pins)
+
+
+def decode(data: bytes, outputs: Sequence[Segment] = ()) -> Any:
+    """Return the object that a plain value is.
+
+    Entries, and those of `outputs` that it names by number, arrive as read-only views of the
+    segment's bytes.
+
+    Raises
+    ------
+    ProtocolError
+        If it is no plain value, or names what is not there.
+    """
+    try:
+        return msgspec.msgpack.decode(data, ext_hook=partial(_load_extension, outputs))
+    except ProtocolError:
+        raise
+    except (msgspec.DecodeError, ValueError, TypeError, LookupError, RecursionError) as error:
+        msg = f"this is no plain value as schemas/values.json has it: {error}"
+        raise ProtocolError(msg) from error
+
+
+def encode_domain(message: wire.Message) -> bytes:
+    """Return a value of the domain as a plain value, which stands for it if it is none."""
+    if message.plain is None:
+        message.plain = _encode_domain(message)
+    return message.plain
+
+
+def _encode_domain(message: wire.Message) -> bytes:
+    try:
+        value = wire.loads(message)
+    except Exception as error:  # noqa: BLE001 - loading runs code of the user's classes
+        opaque = Opaque(f"a value that cannot be loaded: {type(error).__name__}: {error}")
+        return _Encoder(lambda _: None).encode(opaque)
+    # The pickle has promised the same segments.
+    pinned: Any = message.pins
+    pins: dict[str, Segment] = {held.name: held for held in pinned}
+    encoder = _Encoder(pins.get)
+    if message.parts is not None:
+        return encoder.encode(Opaque(_what(value)))
+    try:
+        return encoder.encode(value)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no plain value
+        path, culprit, _ = find_culprit(value, "", encoder.encode, error, items_of)
+        text = f"{_what(value)}, whose {path} is {_what(culprit)}" if path else _what(value)
+        return encoder.encode(Opaque(text))
+
+
+class _Encoder:
+    """Makes what msgspec encodes of an object, and nothing that it would encode in its own way."""
+
+    def __init__(self, pin: Pin) -> None:
+        self.pins: list[object] = []
+        self._pin = pin
+
+    def encode(self, obj: object) -> bytes:
+        return msgspec.msgpack.encode(self._prepare(obj))
+
+    def _prepare(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind in _SCALARS or kind is bytearray:
+            return obj
+        if isinstance(obj, list | tuple):
+            items: Any = obj
+            plain = _SCALARS.issuperset(map(type, items))
+            return list(items) if plain else [self._prepare(item) for item in items]
+        if isinstance(obj, Mapping):
+            pairs: Any = obj
+            return {self._prepare_key(key): self._prepare(pairs[key]) for key in pairs}
+        if isinstance(obj, np.generic) and type(item := obj.item()) in _SCALARS:
+            return item
+        for base, strip in _BASES:
+            if isinstance(obj, base):
+                return strip(obj)
+        return self._extension(obj)
+
+    def _extension(self, obj: Any) -> msgspec.msgpack.Ext:
+        if isinstance(obj, Opaque):
+            return msgspec.msgpack.Ext(_OPAQUE, obj.text.encode())
+        found = describe(obj, self._pin)
+        if found is None:
+            msg = f"a {type(obj).__name__} is not plain"
+            raise TypeError(msg)
+        descriptor, held = found
+        self.pins.append(held)
+        text = json.dumps(descriptor, separators=(",", ":"), ensure_ascii=False)
+        return msgspec.msgpack.Ext(_ENTRY, text.encode())
+
+    def _prepare_key(self, key: object) -> Any:
+        prepared = self._prepare(key)
+        if type(prepared) not in _SCALARS:
+            msg = f"a key is a str or a number, not {_what(key)}"
+            raise TypeError(msg)
+        return prepared
+
+
+def describe(value: Any, pin: Pin) -> tuple[dict[str, Any], Segment] | None:
+    """Return the descriptor of an array or table of the heavy zone, and what keeps its bytes."""
+    if type(value) in (np.ndarray, ShmArray):
+        handle = handle_of(value)
+        held = None if handle is None else pin(handle[0])
+        if held is None:
+            return None
+        whole = held.kind == "tensor" and handle_of(view_segment(held)) == handle
+        entry = Entry(held.key, held, handle=None if whole else handle)
+        return entry.descriptor(held.key), held
+    return _describe_arrow(value, pin)
+
+
+def _describe_arrow(value: Any, pin: Pin) -> tuple[dict[str, Any], Segment] | None:
+    def hold(address: int, nbytes: int) -> Segment | None:
+        found = _theus.locate(address, nbytes)
+        return None if found is None else pin(found[0])
+
+    pyarrow = sys.modules.get("pyarrow")
+    if pyarrow is None:
+        return None
+    alone = isinstance(value, pyarrow.Array | pyarrow.ChunkedArray)
+    found = find_part(pyarrow.table([value], [""]) if alone else value, hold)
+    if found is None:
+        return None
+    held, part, schema = found
+    whole = is_whole(held, part)
+    # An array that is a column of a table has no descriptor, nor has a table with other names.
+    if (not whole or held.kind == "table") if alone else schema is not None:
+        return None
+    return Entry(held.key, held, part=None if whole else part).descriptor(held.key), held
+
+
+def _load_extension(outputs: Sequence[Segment], code: int, data: memoryview) -> Any:
+    if code == _ENTRY:
+        descriptor = json.loads(bytes(data))
+        return view_described(attach_segment(descriptor["segment"]), descriptor)
+    if code == _OUTPUT:
+        number = int.from_bytes(data, "little")
+        if len(data) != _NUMBER_BYTES or number >= len(outputs):
+            msg = f"the result names output {number} of {len(outputs)} that were sent"
+            raise ProtocolError(msg)
+        return view_entry(outputs[number], None, None)
+    if code == _OPAQUE:
+        return Opaque(str(data, "utf-8"))
+    msg = f"plain values have no extension {code}"
+    raise ProtocolError(msg)
+
+
+# --- for people --------------------------------------------------------------------------------
+
+
+def _what(value: Any) -> str:
+    """Return what a value is, with its size if that may be why it cannot be sent."""
+    kind = type(value)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    name = f"{module}{kind.__qualname__}"
+    article = "an" if name[0] in "aeiouAEIOU" else "a"
+    if _is_array(value):
+        return f"{article} {name}{_size(value)} outside the heavy zone"
+    return f"{article} {name}"
+
+
+def _is_array(value: Any) -> bool:
+    library = type(value).__module__.partition(".")[0]
+    return isinstance(value, np.ndarray) or (
+        library in ("pyarrow", "pandas", "polars") and hasattr(value, "__arrow_c_stream__")
+    )
+
+
+def _size(value: Any) -> str:
+    nbytes = getattr(value, "nbytes", None)
+    if not isinstance(nbytes, int):
+        return ""
+    return f" of {nbytes / _MEGABYTE:.0f} MB" if nbytes >= _MEGABYTE else f" of {nbytes} bytes"
+
+
+def _advice(value: Any) -> str:
+    if _is_array(value):
+        return "Put it there first, engine.heavy.put(name, ...), and pass what that returns"
+    return (
+        "Pass None, numbers, str, bytes, lists and dicts of them, and arrays and tables of the "
+        "heavy zone"
+    )

@@ -1,0 +1,67 @@
+"""A program in Rust owns a session; Python's processes read it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import theus
+
+ROOT = Path(__file__).resolve().parents[2]
+OWNER = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/examples/owner")
+
+
+@pytest.fixture
+def owner():
+    """Start the example; the process, and its session's id."""
+    assert OWNER.exists(), f"{OWNER} is not built: make test does"
+    with subprocess.Popen(
+        [OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process, process.stdout.readline().strip()
+
+
+def test_its_entries_are_arrays_and_tables_here_without_a_copy(owner):
+    process, session = owner
+    matrix, trades = theus.open(f"{session}/matrix"), theus.open(f"{session}/trades")
+    assert np.array_equal(matrix, np.eye(1000, dtype="f4"))
+    assert not matrix.flags.writeable
+    assert trades.num_rows == 25_000
+    assert trades["id"].to_pylist() == list(range(25_000))
+    with theus.zero_copy(strict=True):
+        assert trades["price"].chunk(249).to_numpy()[-1] == 49.5
+    assert [info.id for info in theus.sessions()] == [session]
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert theus.sessions() == []
+    assert matrix[999, 999] == 1  # what was opened outlives the session
+    with pytest.raises(theus.SegmentNotFoundError):
+        theus.open(f"{session}/matrix")
+
+
+def test_other_processes_read_it_by_its_name(owner):
+    _, session = owner
+    script = (
+        "import json, sys, theus\n"
+        "trades = theus.open(sys.argv[1] + '/trades')\n"
+        "print(json.dumps([trades.num_rows, sum(trades['price'].to_pylist())]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, session], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [25_000, 250 * 2475.0]
+
+
+def test_nothing_of_it_stays_when_it_is_killed(owner):
+    process, session = owner
+    matrix = theus.open(f"{session}/matrix")
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+    assert any(session in name for name in theus.sweep())
+    assert theus.sessions() == []
+    assert matrix.sum() == 1000
