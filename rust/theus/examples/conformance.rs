@@ -100,6 +100,11 @@ struct One<T> {
 }
 
 #[derive(Deserialize)]
+struct Item {
+    item: i64,
+}
+
+#[derive(Deserialize)]
 struct Column {
     column: String,
 }
@@ -138,6 +143,7 @@ fn total(items: impl Iterator<Item = f64>) -> f64 {
 fn values(tasks: &mut Registry) {
     tasks.register("nothing", |_| Ok(()));
     tasks.register("echo", |ctx| Ok(ctx.input::<One<Value>>()?.value));
+    tasks.register("double", |ctx| Ok(2 * ctx.input::<Item>()?.item));
     tasks.register("domain", |ctx| {
         let One { value } = ctx.input::<One<String>>()?;
         ctx.domain::<Value>(&value)
