@@ -37,6 +37,8 @@ class Pickles:
         Of its FUNCTION and TASK frames.
     panic_cause, inputs_cause : int
         Of the ERROR frame by which a task ends that panics, or gets other inputs.
+    panic_error : type
+        What a panic is to the caller of an engine.
     is_interrupted : bool
         Whether a task that is to stop gets an interrupt, beside the word in the control page.
     quotes_the_core : bool
@@ -49,9 +51,10 @@ class Pickles:
 
     name = "python"
     capability = "pickle"
-    lacks = frozenset({"plain", "log", "progress"})
+    lacks = frozenset({"plain"})
     form, call = 1, 0
     panic_cause = inputs_cause = RAISED
+    panic_error = AssertionError
     is_interrupted = True
     quotes_the_core = True
     source = "tasks.py"
@@ -87,20 +90,27 @@ class Pickles:
 
     # --- by an engine ---
 
-    def engine(self, **options):
-        return theus.TheusEngine(**{"workers": 2, **options})
+    def engine(self, *domain, workers=2, **options):
+        """Return an engine that has workers of this implementation."""
+        return theus.TheusEngine(*domain, workers=workers, **options)
 
     def task(self, name):
+        """Return what an engine runs under this name."""
         return tasks.TASKS[name]
+
+    def raised(self, error):
+        """Return the type and the text of an error that a task returned."""
+        return type(error).__name__, str(error)
 
 
 class Plain:
     """An executable in another language: functions by name, and plain values."""
 
     capability = "plain"
-    lacks = frozenset({"pickle"})
+    lacks = frozenset({"pickle", "empty parts"})
     form, call = 3, 4
     panic_cause, inputs_cause = PANICKED, INPUTS
+    panic_error = theus.NativePanicError
     is_interrupted = False
     no_value = b"\xc1"
 
@@ -131,11 +141,29 @@ class Plain:
         error = msgspec.msgpack.decode(data)
         return error["type"], error["message"]
 
+    # --- by an engine ---
+
+    def engine(self, *domain, workers=2, **options):
+        engine = theus.TheusEngine(*domain, workers=workers, **options)
+        path, *arguments = self.command()
+        engine.native_worker(path, args=arguments, env=self.environment())
+        return engine
+
+    def task(self, name):
+        return theus.native(name)
+
+    def raised(self, error):
+        assert isinstance(error, theus.NativeTaskError)
+        return error.type, error.message
+
 
 class Rust(Plain):
     name = "rust"
     quotes_the_core = True
     source = "conformance.rs"
+
+    def environment(self):
+        return {"RUST_BACKTRACE": "1"}  # so that a stack that nobody looks at shows by its time
 
     def command(self):
         if not RUST_WORKER.exists():

@@ -9,9 +9,15 @@ import time
 
 from theus import _theus
 
-session = _theus.Session.create()
-segment = session.create_tensor("heirloom", (1000,), "f8")
-session.publish(segment)
-with socket.socket(fileno=int(sys.argv[1])) as channel:
-    socket.send_fds(channel, [session.id.encode()], [session.budget_fd()])
-time.sleep(1000)
+
+def main(descriptor):
+    session = _theus.Session.create()
+    segment = session.create_tensor("heirloom", (1000,), "f8")
+    session.publish(segment)
+    with socket.socket(fileno=descriptor) as channel:
+        socket.send_fds(channel, [session.id.encode()], [session.budget_fd()])
+    time.sleep(1000)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

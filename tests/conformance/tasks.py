@@ -93,6 +93,25 @@ def forgets(ctx, count):
 
 
 @task
+def double(ctx, item):
+    return 2 * item
+
+
+@task
+def log(ctx, message):
+    for level in ("debug", "info", "warning", "error"):
+        ctx.log(message, level)
+
+
+@task
+def progress(ctx, count):
+    for done in range(1, count + 1):
+        ctx.progress(done, count, "counting")
+    ctx.progress(count)
+    return count
+
+
+@task
 def fail(ctx, message):
     raise Failed(message)
 

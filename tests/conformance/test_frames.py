@@ -276,7 +276,6 @@ def test_an_output_that_no_result_refers_to_is_not_sent(ready):
 # --- LOG, PROGRESS ---
 
 
-@pytest.mark.needs("log")
 def test_a_task_writes_lines_to_the_log_of_its_owner(ready):
     number = ready.send_task("log", message="größe")
     frames = [ready.receive() for _ in range(4)]
@@ -286,7 +285,6 @@ def test_a_task_writes_lines_to_the_log_of_its_owner(ready):
     assert ready.result(ready.receive()) is None
 
 
-@pytest.mark.needs("progress")
 def test_a_task_tells_how_far_it_is(ready):
     number = ready.send_task("progress", count=3)
     told = [ready.receive() for _ in range(4)]
