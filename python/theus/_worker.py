@@ -191,7 +191,9 @@ class Worker:
 
     def _setup(self, _: tuple[int, ...], attachments: list[bytes]) -> None:
         setup = json.loads(attachments[0])
-        sys.path[:] = setup["sys_path"]
+        sys.path[:] = setup.get("sys_path", sys.path)
+        if "cwd" in setup:
+            os.chdir(setup["cwd"])
         for name, value in setup.get("environ", {}).items():
             if value is None:
                 os.environ.pop(name, None)

@@ -2,6 +2,9 @@
 //! that every implementation has there.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::process;
 use std::sync::Arc;
 use std::thread;
@@ -15,6 +18,11 @@ use theus::worker::{Context, Handle, Level, Registry, Result, TaskError, Value, 
 #[derive(Deserialize)]
 struct One<T> {
     value: T,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    item: i64,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +64,7 @@ fn total(items: impl Iterator<Item = f64>) -> f64 {
 fn values(tasks: &mut Registry) {
     tasks.register("nothing", |_| Ok(()));
     tasks.register("echo", |ctx| Ok(ctx.input::<One<Value>>()?.value));
+    tasks.register("double", |ctx| Ok(2 * ctx.input::<Item>()?.item));
     tasks.register("domain", |ctx| {
         let One { value } = ctx.input::<One<String>>()?;
         ctx.domain::<Value>(&value)
@@ -141,6 +150,9 @@ fn ends(tasks: &mut Registry) {
             .into_par_iter()
             .for_each(|n| assert!(n != 50, "{message}"));
         Ok(())
+    });
+    tasks.register("unsendable", |_| {
+        Ok(PathBuf::from(OsStr::from_bytes(b"no UTF-8: \xff")))
     });
     tasks.register("kill", |_| -> Result<()> {
         // SAFETY: it ends this process, which is what is asked for.

@@ -78,25 +78,31 @@ impl TaskError {
 
     pub(super) fn of(cause: Cause, kind: impl Into<String>, message: impl Into<String>) -> Self {
         let backtrace = Backtrace::capture();
+        let trace = match backtrace.status() {
+            BacktraceStatus::Captured => backtrace.to_string(),
+            _ => String::new(),
+        };
+        Self {
+            trace,
+            ..Self::without_trace(cause, kind, message)
+        }
+    }
+
+    /// One that ends a task that the owner wants stopped. Finding names for its stack takes longer in a
+    /// large program than the task has left.
+    pub(super) fn stopped() -> Self {
+        Self::without_trace(Cause::Stopped, "stopped", "the task was stopped")
+    }
+
+    fn without_trace(cause: Cause, kind: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             cause,
-            trace: match backtrace.status() {
-                BacktraceStatus::Captured => backtrace.to_string(),
-                _ => String::new(),
-            },
+            trace: String::new(),
             description: Description {
                 r#type: kind.into(),
                 message: message.into(),
                 meaning: None,
             },
-        }
-    }
-
-    /// One that ends a task that the owner wants stopped.
-    pub(super) fn stopped() -> Self {
-        Self {
-            trace: String::new(),
-            ..Self::of(Cause::Stopped, "stopped", "the task was stopped")
         }
     }
 

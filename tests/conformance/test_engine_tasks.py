@@ -1,0 +1,218 @@
+"""What an engine's tasks are given and return, with workers of each implementation."""
+
+import asyncio
+import gc
+import json
+import logging
+import math
+import os
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import theus
+from theus.array import handle_of
+
+DEADLINE_S = 30
+SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
+GOLDEN = json.loads((SCHEMAS / "golden/values.json").read_text())["values"]
+VALUES = [
+    msgspec.msgpack.decode(bytes.fromhex(vector["bytes"]))
+    for vector in GOLDEN
+    if "ext" not in str(vector["value"])
+]
+
+
+@pytest.fixture
+def engine(dialect):
+    with dialect.engine({"rate": 0.5, "names": ["ä", "b"], "thing": {1, 2}}) as engine:
+        yield engine
+
+
+@pytest.fixture
+def run(dialect, engine):
+    def run(name, **inputs):
+        return engine.submit(dialect.task(name), **inputs).result(DEADLINE_S)
+
+    return run
+
+
+def used_falls_to(engine, limit):
+    until = time.monotonic() + 5
+    while engine.heavy.stats()["used_bytes"] > limit and time.monotonic() < until:
+        gc.collect()
+        time.sleep(0.01)
+    return engine.heavy.stats()["used_bytes"] <= limit
+
+
+# --- values ---
+
+
+def test_golden_values_come_back(run):
+    assert len(VALUES) >= 10
+    for value in VALUES:
+        found = run("echo", value=value)
+        assert found == value
+        assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, -0.0, 5e-324, 2**64 - 1, -(2**63)])
+def test_extreme_numbers_come_back(run, value):
+    found = run("echo", value=[value, {"a": value}])
+    assert repr(found) == repr([value, {"a": value}])
+
+
+def test_nan_comes_back(run):
+    assert math.isnan(run("echo", value=math.nan))
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(value=PLAIN)
+def test_any_plain_value_comes_back(run, value):
+    assert run("echo", value=value) == value
+
+
+def test_large_values_come_back(run):
+    value = ["größe" * 100_000, bytes(range(256)) * 2000, list(range(70_000))]
+    assert run("echo", value=value) == value
+
+
+def test_the_domain_is_that_of_the_call(run, engine):
+    assert run("domain", value="rate") == 0.5
+    assert run("domain", value="names") == ["ä", "b"]
+    engine.compare_and_swap(engine.state.version, {"rate": 0.75})
+    assert run("domain", value="rate") == 0.75
+
+
+@pytest.mark.needs("plain")
+def test_what_is_not_plain_in_the_domain_is_told(run):
+    with pytest.raises(theus.NativeTaskError, match="set"):
+        run("domain", value="thing")
+
+
+# --- the heavy zone ---
+
+
+def test_arrays_go_in_by_handle_whatever_part_of_them(run, engine):
+    x = engine.heavy.put("x", np.arange(10_000.0))
+    m = engine.heavy.put("m", np.arange(600.0).reshape(20, 30))
+    for part in x, x[10:20], x[::-1], x[::7], m, m.T, m[::2, 5:], m.T[3], m[:, ::-1]:
+        assert run("sum_of", array=part) == part.sum()
+        back = run("same", array=part)
+        np.testing.assert_array_equal(back, part)
+        assert handle_of(back) == handle_of(part)
+
+
+@pytest.mark.needs("empty parts")
+def test_an_empty_part_goes_in_too(run, engine):
+    x = engine.heavy.put("x", np.arange(10.0))
+    table = engine.heavy.put("t", pa.table({"a": range(10)}))
+    assert run("sum_of", array=x[3:3]) == 0.0
+    assert run("rows_of", array=table.slice(3, 0)) == [0, ["a"]]
+
+
+def test_the_state_has_its_entries(run, engine):
+    x = engine.heavy.put("größe", np.arange(100.0))
+    engine.compare_and_swap(engine.state.version, heavy={"größe": x, "part": x[::-2]})
+    assert run("entries") == ["größe", "part"]
+    assert run("sum", column="größe") == 4950.0
+    assert run("sum", column="part") == x[::-2].sum()
+
+
+def test_tables_go_in_by_handle_whatever_part_of_them(run, engine):
+    table = engine.heavy.put("t", pa.table({"a": range(1000), "b": [str(n) for n in range(1000)]}))
+    for part in table, table.slice(10, 7), table.select(["b"]), table.select(["b", "a"])[990:]:
+        assert run("rows_of", array=part) == [part.num_rows, part.column_names]
+        assert run("same", array=part).equals(part)
+
+
+def test_what_a_task_makes_comes_without_a_copy_and_goes_when_nobody_has_it(run, engine):
+    before = engine.heavy.stats()["used_bytes"]
+    squares = run("squares", count=100_000)
+    table = run("numbers", count=50_000)["table"]
+    np.testing.assert_array_equal(squares, np.arange(100_000, dtype=np.uint64) ** 2)
+    assert not squares.flags.writeable
+    assert handle_of(squares) is not None
+    assert table["n"].to_pylist() == list(range(50_000))
+    assert engine.heavy.stats()["used_bytes"] >= before + 1_200_000
+    del squares, table
+    assert used_falls_to(engine, before)
+
+
+def test_what_a_task_made_can_be_given_to_the_next(run):
+    squares = run("squares", count=1000)
+    assert handle_of(run("same", array=squares)) == handle_of(squares)
+    assert run("rows_of", array=run("numbers", count=7)["table"]) == [7, ["n"]]
+
+
+def test_what_does_not_fit_the_heavy_zone_fails_its_task_alone(dialect):
+    with dialect.engine(heavy_limit=8 << 20) as engine:
+
+        def run(name, **inputs):
+            return engine.submit(dialect.task(name), **inputs).result(DEADLINE_S)
+
+        assert run("nothing") is None
+        with pytest.raises(theus.HeavyZoneFullError):
+            run("squares", count=2 << 20)
+        for _ in range(20):  # more than fits at once
+            assert run("forgets", count=2 << 20) is None
+        assert len(run("squares", count=1000)) == 1000
+
+
+# --- many, log, progress ---
+
+
+def test_ten_thousand_tasks_by_map(dialect, engine):
+    found = list(engine.map(dialect.task("double"), range(10_000)))
+    assert found == [2 * n for n in range(10_000)]
+
+
+async def test_ten_thousand_tasks_at_once(dialect, engine):
+    task = dialect.task("double")
+    found = await asyncio.gather(*(engine.execute(task, item=n) for n in range(10_000)))
+    assert found == [2 * n for n in range(10_000)]
+
+
+def test_lines_reach_the_log(run, caplog):
+    caplog.set_level(logging.DEBUG, "theus.worker")
+    assert run("log", message="größe") is None
+    lines = [(r.levelno, r.getMessage()) for r in caplog.records if r.name == "theus.worker"]
+    assert lines == [(level, "größe") for level in (10, 20, 30, 40)]
+
+
+def test_progress_is_told(dialect, engine):
+    future = engine.submit(dialect.task("progress"), count=3)
+    assert future.result(DEADLINE_S) == 3
+    assert future.progress == theus.Progress(3, None, "")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tasks_may_use_their_share_of_the_cores(dialect, workers, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("RAYON_NUM_THREADS", raising=False)
+    share = max(1, len(os.sched_getaffinity(0)) // workers)
+    with dialect.engine(workers=workers) as engine:
+        found = engine.submit(dialect.task("threads")).result(DEADLINE_S)
+    assert found == [share, share]

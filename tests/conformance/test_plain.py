@@ -1,0 +1,145 @@
+"""What workers have to do with the capability "plain": the encodings of ``schemas/values.json``."""
+
+import json
+import math
+from pathlib import Path
+
+import msgspec
+import pytest
+from dialects import INPUTS, RAISED
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from owner import describe
+
+from theus import _theus
+
+pytestmark = pytest.mark.needs("plain")
+
+SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
+GOLDEN = json.loads((SCHEMAS / "golden/values.json").read_text())["values"]
+ECHOED = [vector for vector in GOLDEN if "ext" not in str(vector["value"])]
+ENTRY, OUTPUT, OPAQUE = 1, 2, 3
+
+
+@pytest.fixture
+def ready(owner):
+    owner.send_state(1)
+    return owner
+
+
+def echo(owner, data):
+    """Return the bytes that come back for those of a value."""
+    frame = owner.run("echo", raw=b"\x81\xa5value" + data)
+    assert frame.kind == _theus.KIND_RESULT, frame
+    return frame.attachments[0]
+
+
+def test_golden_values_come_back_byte_for_byte(ready):
+    assert len(ECHOED) >= 10
+    for vector in ECHOED:
+        data = bytes.fromhex(vector["bytes"])
+        assert echo(ready, data) == data, vector["name"]
+
+
+LONG_FORMS = [
+    ("ce00000007", 7),
+    ("d3ffffffffffffffdf", -33),
+    ("d9016c", "l"),
+    ("da00016c", "l"),
+    ("db000000016c", "l"),
+    ("c500020102", b"\1\2"),
+    ("c6000000020102", b"\1\2"),
+    ("dc00020102", [1, 2]),
+    ("dd000000020102", [1, 2]),
+    ("de0001a16101", {"a": 1}),
+    ("df00000001a16101", {"a": 1}),
+    ("ca3f000000", 0.5),
+]
+
+
+@pytest.mark.parametrize(("data", "value"), LONG_FORMS)
+def test_a_value_may_be_in_any_of_its_encodings(ready, data, value):
+    found = msgspec.msgpack.decode(echo(ready, bytes.fromhex(data)))
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 5e-324])
+def test_floats_come_back_bit_for_bit(ready, value):
+    data = msgspec.msgpack.encode(value)
+    assert echo(ready, data) == data
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(value=VALUES)
+def test_any_value_comes_back(ready, value):
+    assert ready.call("echo", value=value) == value
+
+
+def test_an_entry_goes_in_and_out_by_its_descriptor(ready, session):
+    segment = session.create_tensor("m", (3,), "f8", memoryview(b"\0" * 24).cast("d"))
+    session.publish(segment)
+    whole = describe(segment, "m")
+    view = {"offset": segment.body_offset, "shape": [2], "strides": [16], "dtype": "<f8"}
+    for descriptor in whole, {**whole, "view": view}:
+        entry = msgspec.msgpack.Ext(ENTRY, json.dumps(descriptor).encode())
+        assert ready.call("sum_of", array=entry) == 0.0
+        frame = ready.run("same", array=entry)
+        found = msgspec.msgpack.decode(frame.attachments[0])
+        assert found.code == ENTRY
+        assert json.loads(found.data) == descriptor
+
+
+def test_what_is_no_value_of_the_domain_is_told_when_it_is_asked_for(owner):
+    what = msgspec.msgpack.Ext(OPAQUE, "a größe.Thing".encode())
+    owner.send_state(1, domain={"thing": what, "rate": 1})
+    cause, _, text = owner.error(owner.run("domain", value="thing"))
+    assert cause == RAISED
+    assert "a größe.Thing" in text
+    assert owner.call("domain", value="rate") == 1
+
+
+@pytest.mark.parametrize("code", [OUTPUT, OPAQUE, 99])
+def test_an_extension_that_is_no_entry_does_not_fit_one(ready, code):
+    array = msgspec.msgpack.Ext(code, bytes(8))
+    assert ready.error(ready.run("sum_of", array=array))[0] == INPUTS
+
+
+def test_a_name_that_it_does_not_have_is_answered(ready):
+    definition = json.dumps({"name": "nobody"}).encode()
+    ready.send(_theus.KIND_FUNCTION, (77, ready.dialect.form), (definition,))
+    cause, _, text = ready.error(ready.run("", function=77))
+    assert cause == RAISED
+    assert "nobody" in text
+
+
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 5])
+def test_calls_that_are_not_by_name_are_answered(ready, call):
+    ready.send(_theus.KIND_TASK, (9, 1, ready.function("nothing"), call), (b"\x80",))
+    assert ready.receive().kind == _theus.KIND_ERROR
+    assert ready.call("nothing") is None
+
+
+@pytest.mark.parametrize(
+    ("form", "definition"), [(0, b"{}"), (1, b""), (3, b"{"), (3, b"{}"), (3, b'{"name": 7}')]
+)
+def test_a_function_that_is_not_by_name_ends_it(ready, form, definition):
+    ready.send(_theus.KIND_FUNCTION, (1, form), (definition,))
+    assert ready.exit_code() == 1
+    assert f"theus: worker {ready.pid} ends" in ready.stderr()
