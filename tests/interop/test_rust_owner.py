@@ -65,3 +65,11 @@ def test_nothing_of_it_stays_when_it_is_killed(owner):
     assert any(session in name for name in theus.sweep())
     assert theus.sessions() == []
     assert matrix.sum() == 1000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+def test_it_leaves_nothing_itself_when_a_signal_ends_it(owner, number):
+    process, session = owner
+    process.send_signal(number)
+    assert process.wait(10) == -number
+    assert session not in [info.id for info in theus.sessions()]

@@ -341,3 +341,6 @@ pub(crate) fn spec_of<T: Element>(spec: &Spec) -> Result<&TensorSpec> {
         Spec::Table(spec) => Err(mismatch(format!("a {}", spec.kind.name()))),
     }
 }
+
+#[cfg(all(test, feature = "ndarray", feature = "worker"))]
+mod tests;

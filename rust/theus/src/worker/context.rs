@@ -229,3 +229,19 @@ impl Context<'_> {
         rayon::current_num_threads()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_and_what_it_gives_may_be_shared_by_threads() {
+        fn shared<T: Send + Sync>() {}
+
+        shared::<Context<'static>>();
+        shared::<Entry>();
+        shared::<Handle>();
+        shared::<OutputTensor<f64>>();
+        shared::<TaskError>();
+    }
+}

@@ -211,3 +211,65 @@ impl Segments {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+
+    use super::*;
+
+    fn batches() -> Vec<RecordBatch> {
+        let column = |values: std::ops::Range<i64>| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(values))
+        };
+        let batch = |a, b| [("a", column(a)), ("b", column(b))];
+        vec![
+            RecordBatch::try_from_iter(batch(0..3, 10..13)).unwrap(),
+            RecordBatch::try_from_iter(batch(3..5, 13..15)).unwrap(),
+        ]
+    }
+
+    #[test]
+    fn a_part_of_a_table_has_its_rows_and_columns_and_no_others() {
+        let batches = batches();
+        for start in 0..=5 {
+            for length in 0..=5 - start {
+                let columns = vec![1];
+                let part = Part {
+                    columns,
+                    start,
+                    length,
+                };
+                let found = cut(&batches, &part).unwrap();
+                let rows = found.iter().flat_map(|batch| {
+                    assert_eq!(batch.num_columns(), 1);
+                    batch
+                        .column(0)
+                        .as_primitive::<Int64Type>()
+                        .values()
+                        .to_vec()
+                });
+                let expected = (10..15).skip(start).take(length);
+                assert!(rows.eq(expected), "{part:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_part_that_a_table_does_not_have_is_refused() {
+        let part = |columns, start, length| Part {
+            columns,
+            start,
+            length,
+        };
+        for part in [
+            part(vec![2], 0, 1),
+            part(vec![0], 0, 6),
+            part(vec![0], 5, 1),
+            part(vec![0], usize::MAX, usize::MAX),
+        ] {
+            assert!(cut(&batches(), &part).is_err(), "{part:?}");
+        }
+    }
+}

@@ -136,3 +136,66 @@ fn said(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "it said nothing that is text".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panics() -> (Panics, File) {
+        let trace = tempfile();
+        (Panics::watch(trace.try_clone().unwrap()), trace)
+    }
+
+    fn tempfile() -> File {
+        use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+
+        let file = memfd_create("trace", MemfdFlags::CLOEXEC).unwrap();
+        ftruncate(&file, 1 << 20).unwrap();
+        File::from(file)
+    }
+
+    fn is_empty(trace: &File) -> bool {
+        let mut all = vec![1; SHOWN_BYTES];
+        trace.read_exact_at(&mut all, 0).unwrap();
+        all.iter().all(|&byte| byte == 0)
+    }
+
+    struct Again;
+    impl Drop for Again {
+        fn drop(&mut self) {
+            assert!(thread::panicking(), "dropped again");
+        }
+    }
+
+    /// One test, as a process has one hook.
+    #[test]
+    fn the_panic_that_ends_a_task_is_its_error_and_others_are_not() {
+        let (panics, trace) = panics();
+        let error = panics.catch::<()>(|| panic!("my {}", "words")).unwrap_err();
+        assert_eq!(
+            (error.cause, error.to_string()),
+            (Cause::Panicked, "panic: my words".into())
+        );
+        assert!(error.trace.contains("panics.rs"), "{}", error.trace);
+        assert!(is_empty(&trace), "nobody died of it");
+
+        let survived = panics.catch(|| {
+            thread::spawn(|| panic!("another's")).join().unwrap_err();
+            Ok(7)
+        });
+        assert_eq!(survived.unwrap(), 7);
+
+        let error = panics.catch::<()>(|| {
+            thread::spawn(|| panic!("another's")).join().unwrap_err();
+            panic!("its own");
+        });
+        let error = error.unwrap_err();
+        assert!(error.trace.contains(": its own") && !error.trace.contains("another's"));
+
+        let error = panics.catch::<()>(|| std::panic::panic_any(7)).unwrap_err();
+        assert!(error.to_string().contains("nothing that is text"));
+
+        assert!(panics.catch::<()>(|| std::panic::panic_any(Again)).is_err());
+        assert!(is_empty(&trace));
+    }
+}

@@ -94,3 +94,78 @@ impl States {
 fn parse<T: DeserializeOwned>(attachment: Option<&[u8]>) -> Result<Told<T>, String> {
     serde_json::from_slice(attachment.unwrap_or_default()).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, number: u64) -> String {
+        format!(
+            r#"{{"key":"{key}","segment":"theus-k7f3q2mzb4ax-{number}","kind":"tensor","length":8}}"#
+        )
+    }
+
+    fn take(states: &mut States, version: u64, attachments: &[&str]) -> Result<(), String> {
+        states.take(version, attachments.iter().map(|text| text.as_bytes()))
+    }
+
+    fn keys(state: &State) -> (Vec<&str>, Vec<&str>) {
+        let mut entries: Vec<&str> = state.entries.keys().map(String::as_str).collect();
+        let mut domain: Vec<&str> = state.domain.keys().map(String::as_str).collect();
+        entries.sort_unstable();
+        domain.sort_unstable();
+        (entries, domain)
+    }
+
+    #[test]
+    fn a_version_is_what_differs_from_another_and_leaves_that_as_it_is() {
+        let mut states = States::default();
+        let all = format!("[{},{}]", entry("a", 1), entry("b", 2));
+        take(&mut states, 1, &[&all, r#"["x","y"]"#, "1", "2"]).unwrap();
+        let entries = format!(
+            r#"{{"base":1,"removed":["a","no"],"set":[{},{}]}}"#,
+            entry("b", 3),
+            entry("c", 4)
+        );
+        take(
+            &mut states,
+            2,
+            &[&entries, r#"{"removed":["x"],"set":["y"]}"#, "3"],
+        )
+        .unwrap();
+
+        assert_eq!(
+            keys(states.get(1).unwrap()),
+            (vec!["a", "b"], vec!["x", "y"])
+        );
+        let second = states.get(2).unwrap();
+        assert_eq!(keys(second), (vec!["b", "c"], vec!["y"]));
+        assert_eq!(
+            second.entries.get("b").unwrap().segment,
+            "theus-k7f3q2mzb4ax-3"
+        );
+        assert_eq!(&**second.domain.get("y").unwrap(), b"3");
+        states.forget(1);
+        assert!(states.get(1).is_none() && states.get(2).is_some());
+    }
+
+    #[test]
+    fn what_makes_no_version_changes_nothing() {
+        let mut states = States::default();
+        take(&mut states, 1, &["[]", "[]"]).unwrap();
+        for attachments in [
+            &["{", "[]"][..],
+            &["[7]", "[]"],
+            &[r#"[{"key":"a"}]"#, "[]"],
+            &["[]", r#"["a","b"]"#, "1"],
+            &["[]", "[]", "1"],
+            &[r#"{"base":9,"removed":[],"set":[]}"#, "[]"],
+        ] {
+            assert!(
+                take(&mut states, 2, attachments).is_err(),
+                "{attachments:?}"
+            );
+            assert!(states.get(2).is_none());
+        }
+    }
+}
