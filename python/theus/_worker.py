@@ -154,9 +154,7 @@ class Worker:
         self._lying = _Lying({})
         self._sent: set[str] = set()
         self._unseen: set[str] = set()
-        self._calls = Calls(
-            channel, control, wire.NOTHING.data, self._ended, _flush, _SPIN_S
-        )
+        self._calls = Calls(channel, control, wire.NOTHING.data, self._ended, _flush, _SPIN_S)
 
     def serve(self) -> None:
         """Take frames until the owner says that it was the last."""

@@ -88,6 +88,8 @@ class Dispatcher:
 
     Attributes
     ----------
+    workers : int
+        How many processes at most.
     shortcuts : ShortCuts
         Runs what is short while its caller polls.
     """
@@ -110,6 +112,7 @@ class Dispatcher:
         self._unattended: set[int] = set()
         self._numbers = itertools.count(1)
         self._announced = self._announced_at = 0
+        self.workers = workers
         self._closed = False
         self._epoll = select.epoll()
         self._pool = WorkerPool(
