@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 import pytest
-from book_tools import BOOK, DEADLINE_S, run, waits_for
+from book_tools import BOOK, DEADLINE_S, HERE, program, run, waits_for
 
 import theus
 from theus import native, process
@@ -115,3 +115,79 @@ def test_a_process_that_runs_here_logs_here(engine, caplog):
 def here(ctx):
     ctx.log("from here", "error")
     return "here"
+
+
+LETTERS = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import json, os, struct
+import by_the_book as book
+
+POLLS, LETTER, MARK, LENGTH, PLACE = 320, 256, 264, 272, 2048  # to_owner, in control.json
+
+
+class Writer(book.Worker):
+    sent_bytes = letters = 0
+
+    def send(self, kind, fields, attachments):
+        super().send(kind, fields, attachments)
+        self.sent_bytes += len(book.encode(kind, fields, attachments))
+
+    def leave(self, frame):
+        page = self.page
+        if not page[POLLS // 8]:
+            return False
+        self.letters += 1
+        page[MARK // 8], page[LENGTH // 8] = self.sent_bytes, len(frame)
+        page.cast("B")[PLACE : PLACE + len(frame)] = frame
+        page[LETTER // 8] = self.letters
+        while page[LETTER // 8] and page[POLLS // 8]:
+            pass
+        return True
+
+
+def letter(context):
+    worker, fields = context.worker, (context.task, 20)
+    return worker.leave(book.encode(book.LOG, fields, (b"a letter",)))
+
+
+def wrong(context):
+    return context.worker.leave(book.encode(1, (), (b"an owner's frame",)))
+
+
+book.TASKS = {{"letter": letter, "wrong": wrong}}
+worker = Writer(json.loads(os.environ["THEUS_WORKER"]))
+worker.say_hello()
+worker.serve()
+"""
+
+
+def test_a_line_that_comes_as_a_letter_is_no_outcome(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "theus.worker")
+
+    async def main(engine):
+        return [await engine.execute(native("letter")) for _ in range(1000)]
+
+    with theus.TheusEngine(workers=1) as engine:
+        engine.native_worker(program(tmp_path, LETTERS))
+        left = asyncio.run(main(engine))
+    assert sum(left) > 10, "the owner does not poll for short tasks"
+    assert [record.getMessage() for record in caplog.records] == ["a letter"] * sum(left)
+
+
+def test_a_letter_that_is_no_answer_ends_its_worker(tmp_path):
+    async def again_and_again(engine):
+        while True:
+            await engine.execute(native("wrong"))
+
+    async def main(engine):
+        with pytest.raises(theus.ProtocolError, match=r"it had wrong: .* kind 1"):
+            await again_and_again(engine)
+        return await engine.execute(native("letter"))
+
+    with theus.TheusEngine(workers=1) as engine:
+        engine.native_worker(program(tmp_path, LETTERS), count=1)
+        (before,) = engine.worker_pids
+        assert asyncio.run(main(engine)) in (True, False)
+        (after,) = engine.worker_pids
+        assert before != after
