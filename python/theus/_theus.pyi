@@ -538,7 +538,8 @@ class Lane:
     loads, none
         Makes an object of a result's bytes, which are these for None.
     failed
-        Called with the task and its ERROR frame; what it returns is the call's.
+        Called with the task and its ERROR frame, or what came before its outcome; what it returns
+        is the call's.
     limit_s
         How long an outcome is polled for.
     task

@@ -451,8 +451,8 @@ class TheusEngine:
             send,
             lambda: stream.size_for(dispatcher.estimate(stream.reference)),
             items,
-            ahead=max(64, 4 * self._workers),
-            chunks_ahead=4 * self._workers,
+            ahead=max(64, 4 * dispatcher.workers),
+            chunks_ahead=4 * dispatcher.workers,
             progress=progress,
         )
 

@@ -162,7 +162,7 @@ class ShortCuts:
         def failed(task: Task, frame: Frame) -> Any:
             self.lanes.pop(task.reference.function, None)  # its outcome is used up
             self._steps.take(worker, task, frame)
-            return outcome.take()
+            return outcome.take() if outcome.settled else task
 
         nothing = plain.NOTHING if native else wire.NOTHING
         lane = Lane(

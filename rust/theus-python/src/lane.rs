@@ -61,8 +61,9 @@ impl Lane {
     /// version, function and call of its frame. The version has to be as it was, and what `watched`
     /// says of a Python function: its code, globals and modules, and `sys.path`. `loads` makes an object
     /// of a result, whose bytes are `none` for None. `failed` is called with the task and its ERROR
-    /// frame, and what it returns is the call's. An outcome is polled for up to `limit_s`. `epoch` is
-    /// the channel's of the moment in which the worker was seen to know the state and the function.
+    /// frame, or what came before its outcome, and what it returns is the call's. An outcome is polled
+    /// for up to `limit_s`. `epoch` is the channel's of the moment in which the worker was seen to know
+    /// the state and the function.
     #[new]
     #[expect(
         clippy::too_many_arguments,
@@ -145,7 +146,11 @@ impl Lane {
         };
         let channel = self.channel.get();
         let exchanged = channel.exchange(py, &call, |frame| self.answer(py, frame));
-        if !matches!(exchanged, Ok(Exchange::Sent)) {
+        let waits = matches!(
+            exchanged,
+            Ok(Exchange::Sent | Exchange::Answered(Answer::Early(_)))
+        );
+        if !waits {
             // It would keep the entries of the state after they were freed.
             task.setattr(intern!(py, "state"), py.None())?;
         }
@@ -156,7 +161,7 @@ impl Lane {
                 Ok(task)
             }
             Exchange::Answered(Answer::Result(value)) => Ok(value),
-            Exchange::Answered(Answer::Other(frame)) => {
+            Exchange::Answered(Answer::Error(frame) | Answer::Early(frame)) => {
                 *place = None;
                 drop(place);
                 self.failed.bind(py).call1((task, frame))
@@ -174,8 +179,11 @@ impl Lane {
 
     fn answer<'py>(&self, py: Python<'py>, frame: &Frame<'_>) -> PyResult<Answer<'py>> {
         if frame.kind() != Kind::Result {
-            let frame = to_tuple(py, frame)?.into_bound_py_any(py)?;
-            return Ok(Answer::Other(frame));
+            let parts = to_tuple(py, frame)?.into_bound_py_any(py)?;
+            return Ok(match frame.kind() {
+                Kind::Error => Answer::Error(parts),
+                _ => Answer::Early(parts),
+            });
         }
         let data = frame.attachments().next().unwrap_or_default();
         if data == self.none.as_bytes(py) {
@@ -216,7 +224,9 @@ impl Watched {
 /// What came of a task, as far as Rust understands it.
 enum Answer<'py> {
     Result(Bound<'py, PyAny>),
-    Other(Bound<'py, PyAny>),
+    Error(Bound<'py, PyAny>),
+    /// Not its outcome: that is still to come.
+    Early(Bound<'py, PyAny>),
 }
 
 fn sys(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
