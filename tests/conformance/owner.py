@@ -44,6 +44,7 @@ class Owner:
     """
 
     def __init__(self, dialect, session, budget, *, pid=None, page=False, threads=1):
+        command = dialect.command()  # which may not be there
         self.dialect = dialect
         self._known = {}
         self._tasks = 0
@@ -68,7 +69,7 @@ class Owner:
         }
         launch = {"session": session, "seat": 1, "threads": threads, **files}
         self.process = subprocess.Popen(
-            dialect.command(),
+            command,
             stdin=subprocess.DEVNULL,
             stderr=self.trace,
             pass_fds=tuple(files.values()),
@@ -200,6 +201,10 @@ class Owner:
     def stderr(self):
         written = os.pread(self._stderr, 1 << 16, 0) or os.pread(self.trace, TRACE_BYTES, 0)
         return written.rstrip(b"\0").decode(errors="replace")
+
+    def says_why_it_ended(self):
+        said = self.stderr()
+        return f"theus: worker {self.pid} ends" in said if self.dialect.quotes_the_core else said
 
     def maps(self, inode):
         """Return its mappings of the file of this inode, each as the rights that it has there."""
