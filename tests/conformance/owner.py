@@ -14,6 +14,7 @@ from typing import NamedTuple
 from theus import _theus
 
 DEADLINE_S = 10.0
+POLLS_S = 0.001
 TRACE_BYTES = 1 << 16
 
 exchanged = defaultdict(Counter)
@@ -40,7 +41,7 @@ class Owner:
     pid : int, optional
         The process that is its owner; without it, one that does nothing.
     page : bool, default False
-        Whether frames may come by the control page too.
+        Whether letters may lie in the control page, both ways.
     """
 
     def __init__(self, dialect, session, budget, *, pid=None, page=False, threads=1):
@@ -55,6 +56,7 @@ class Owner:
             pid = self.dummy.pid
         self.channel, channel = _theus.Channel.pair()
         self.control, control = _theus.Control.create()
+        self._page = page
         if page:
             self.channel.use_page(self.control, "owner")
         self._stderr = self._memory("theus-stderr")
@@ -113,7 +115,8 @@ class Owner:
         while (frame := self.channel.try_recv()) is None:
             left = until - time.monotonic()
             assert left > 0, f"nothing came for {deadline_s} s: {self.stderr()}"
-            select.select([self.channel.fileno()], [], [], min(left, 0.01))
+            if not (self._page and self.channel.poll(POLLS_S)):
+                select.select([self.channel.fileno()], [], [], min(left, 0.01))
         exchanged[self.dialect.name][frame[0]] += 1
         return Frame(*frame)
 

@@ -23,6 +23,15 @@ def ready(owner):
     return owner
 
 
+@pytest.fixture(params=[False, True], ids=["socket", "letters"])
+def either_way(request, start):
+    """An owner as `ready`, whose frames go by the socket alone, or by the control page too."""
+    owner = start(page=request.param)
+    owner.greet()
+    owner.send_state(1)
+    return owner
+
+
 @pytest.fixture
 def prices(session):
     segment = session.create_tensor("price", (4,), "f8", np.array([1.0, 2.0, 3.0, 4.5]))
@@ -102,6 +111,37 @@ def test_a_task_in_a_state_that_nobody_sent_is_answered(ready):
     assert ready.call("nothing") is None
 
 
+def view(start, shape, strides, dtype="<f8"):
+    return {"view": {"offset": start, "shape": shape, "strides": strides, "dtype": dtype}}
+
+
+BAD_PLACES = {
+    "another name": {"segment": "theus-aaaaaaaaaaaa-7"},
+    "no name": {"segment": "../etc/passwd"},
+    "an item behind the end": view(0, [10_000], [8]),
+    "an item before the start": view(4096, [10_000], [-8]),
+    "a start behind the end": view(2**40, [1], [8]),
+    "more items than there are numbers": view(4096, [2**62, 4], [8, 8]),
+    "a stride that overflows": view(4096, [4], [2**62]),
+    "other dimensions than strides": view(4096, [1], [8, 8]),
+}
+
+
+@pytest.mark.parametrize("place", BAD_PLACES)
+def test_an_entry_that_is_not_where_it_is_said_to_be_fails_its_task_alone(owner, prices, place):
+    owner.send_state(1, [{**describe(prices, "a"), **BAD_PLACES[place]}, describe(prices, "b")])
+    assert owner.run("sum", column="a").kind == _theus.KIND_ERROR
+    assert owner.call("sum", column="b") == 10.5
+
+
+@pytest.mark.needs("types")
+def test_items_of_no_type_fail_their_task_alone(owner, prices):
+    untyped = view(4096, [1], [8], 7)
+    owner.send_state(1, [{**describe(prices, "a"), **untyped}, describe(prices, "b")])
+    assert owner.run("sum", column="a").kind == _theus.KIND_ERROR
+    assert owner.call("sum", column="b") == 10.5
+
+
 def ends(owner):
     """Whether it ends, saying why."""
     assert owner.exit_code() == 1
@@ -130,11 +170,8 @@ def test_a_function_that_nobody_sent_is_answered_but_not_forgotten(ready):
 # --- TASK, RESULT, ERROR ---
 
 
-@pytest.mark.parametrize("page", [False, True])
-def test_tasks_are_answered_in_the_order_in_which_they_were_sent(start, page):
-    owner = start(page=page)
-    owner.greet()
-    owner.send_state(1)
+def test_tasks_are_answered_in_the_order_in_which_they_were_sent(either_way):
+    owner = either_way
     sent = [owner.send_task("echo", value=n) for n in range(500)]
     frames = [owner.receive() for _ in sent]
     assert [frame.fields[0] for frame in frames] == sent
@@ -256,7 +293,11 @@ def test_another_task_that_is_to_stop_disturbs_none(ready):
 
 @pytest.mark.needs("outputs")
 @pytest.mark.parametrize(("name", "count"), [("squares", 1000), ("squares", 1), ("numbers", 7)])
-def test_an_output_comes_before_its_result_and_nobody_can_write_it(ready, session, name, count):
+def test_an_output_comes_before_its_result_and_nobody_can_write_it(
+    either_way, session, name, count
+):
+    ready = either_way
+    assert ready.call("nothing") is None
     ready.send_task(name, count=count)
     kind, (number, length), _ = ready.receive()
     assert (kind, number) == (_theus.KIND_OUTPUT, 0)
@@ -282,13 +323,14 @@ def test_an_output_that_no_result_refers_to_is_not_sent(ready):
 # --- LOG, PROGRESS ---
 
 
-def test_a_task_writes_lines_to_the_log_of_its_owner(ready):
-    number = ready.send_task("log", message="größe")
-    frames = [ready.receive() for _ in range(4)]
-    assert {frame.kind for frame in frames} == {_theus.KIND_LOG}
-    assert [frame.fields for frame in frames] == [(number, n) for n in (10, 20, 30, 40)]
-    assert {frame.attachments[0].decode() for frame in frames} == {"größe"}
-    assert ready.result(ready.receive()) is None
+def test_a_task_writes_lines_to_the_log_of_its_owner(either_way):
+    for _ in range(20):
+        number = either_way.send_task("log", message="größe")
+        frames = [either_way.receive() for _ in range(4)]
+        assert {frame.kind for frame in frames} == {_theus.KIND_LOG}
+        assert [frame.fields for frame in frames] == [(number, n) for n in (10, 20, 30, 40)]
+        assert {frame.attachments[0].decode() for frame in frames} == {"größe"}
+        assert either_way.result(either_way.receive()) is None
 
 
 def test_a_task_tells_how_far_it_is(ready):
