@@ -19,9 +19,10 @@ from theus.table import view_arrow
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+BOOK = Path(__file__).with_name("book.py")
 RUST_WORKER = Path(os.environ.get("THEUS_CONFORMANCE") or TARGET / "release/examples/conformance")
 
-RAISED, UNSENDABLE, _, INPUTS, PANICKED, STOPPED = range(6)
+RAISED, UNSENDABLE, UNKNOWN, INPUTS, PANICKED, STOPPED = range(6)
 
 
 class Pickles:
@@ -171,6 +172,26 @@ class Rust(Plain):
         return [str(RUST_WORKER)]
 
 
+class Book(Plain):
+    """What `schemas/` alone let one write in an evening: it makes nothing, and trusts its owner."""
+
+    name = "book"
+    lacks = Plain.lacks | {
+        "mappings",  # nothing stays mapped between two tasks
+        "outputs",
+        "shortest values",
+        "strictness",  # it takes frames and values that are cut short, and calls of other numbers
+        "sweep",
+        "tables",
+        "types",  # it takes every tensor for one of float64
+    }
+    quotes_the_core = False
+    source = "book.py"
+
+    def command(self):
+        return [sys.executable, "-S", "-E", str(BOOK)]
+
+
 def view(segment):
     """Return what lies in a segment, as Python has it."""
     if segment.kind == "tensor":
@@ -179,4 +200,4 @@ def view(segment):
     return view_arrow(segment)
 
 
-DIALECTS = {dialect.name: dialect for dialect in (Pickles(), Rust())}
+DIALECTS = {dialect.name: dialect for dialect in (Pickles(), Rust(), Book())}

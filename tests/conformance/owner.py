@@ -14,6 +14,7 @@ from typing import NamedTuple
 from theus import _theus
 
 DEADLINE_S = 10.0
+POLLS_S = 0.001
 TRACE_BYTES = 1 << 16
 
 exchanged = defaultdict(Counter)
@@ -40,10 +41,11 @@ class Owner:
     pid : int, optional
         The process that is its owner; without it, one that does nothing.
     page : bool, default False
-        Whether frames may come by the control page too.
+        Whether letters may lie in the control page, both ways.
     """
 
     def __init__(self, dialect, session, budget, *, pid=None, page=False, threads=1):
+        command = dialect.command()  # which may not be there
         self.dialect = dialect
         self._known = {}
         self._tasks = 0
@@ -54,6 +56,7 @@ class Owner:
             pid = self.dummy.pid
         self.channel, channel = _theus.Channel.pair()
         self.control, control = _theus.Control.create()
+        self._page = page
         if page:
             self.channel.use_page(self.control, "owner")
         self._stderr = self._memory("theus-stderr")
@@ -68,7 +71,7 @@ class Owner:
         }
         launch = {"session": session, "seat": 1, "threads": threads, **files}
         self.process = subprocess.Popen(
-            dialect.command(),
+            command,
             stdin=subprocess.DEVNULL,
             stderr=self.trace,
             pass_fds=tuple(files.values()),
@@ -112,7 +115,8 @@ class Owner:
         while (frame := self.channel.try_recv()) is None:
             left = until - time.monotonic()
             assert left > 0, f"nothing came for {deadline_s} s: {self.stderr()}"
-            select.select([self.channel.fileno()], [], [], min(left, 0.01))
+            if not (self._page and self.channel.poll(POLLS_S)):
+                select.select([self.channel.fileno()], [], [], min(left, 0.01))
         exchanged[self.dialect.name][frame[0]] += 1
         return Frame(*frame)
 
@@ -200,6 +204,10 @@ class Owner:
     def stderr(self):
         written = os.pread(self._stderr, 1 << 16, 0) or os.pread(self.trace, TRACE_BYTES, 0)
         return written.rstrip(b"\0").decode(errors="replace")
+
+    def says_why_it_ended(self):
+        said = self.stderr()
+        return f"theus: worker {self.pid} ends" in said if self.dialect.quotes_the_core else said
 
     def maps(self, inode):
         """Return its mappings of the file of this inode, each as the rights that it has there."""

@@ -105,6 +105,23 @@ def ends(dialect):
             in_one(ONE_STATE, differing(dialect, 2, 7)),
             "means nothing here",
         ),
+        "a difference from nothing": (
+            in_one(
+                encode_frame(STATE, (1,), (b'{"removed":[],"set":[]}', b'{"removed":[],"set":[]}'))
+            ),
+            "means nothing here",
+        ),
+        "a difference in one half": (
+            in_one(ONE_STATE, encode_frame(STATE, (2,), (b"[]", b'{"removed":[],"set":[]}'))),
+            "means nothing here",
+        ),
+        "a difference in the other half": (
+            in_one(
+                ONE_STATE,
+                encode_frame(STATE, (2,), (b'{"base":1,"removed":[],"set":[]}', b"[]")),
+            ),
+            "means nothing here",
+        ),
         "a function nobody sent": (
             in_one(encode_frame(FORGET_FUNCTION, (9,))),
             "means nothing here",
@@ -157,13 +174,11 @@ def run_workers(dialect, tmp_path):
     return run
 
 
-def ended_by_itself(outcome):
-    return (
-        outcome["code"] == 1
-        and not outcome["waited"]
-        and "theus: worker" in outcome["errors"]
-        and " ends" in outcome["errors"]
-    )
+def ended_by_itself(dialect, outcome):
+    said = outcome["errors"]
+    if dialect.quotes_the_core:
+        said = "theus: worker" in said and " ends" in said
+    return bool(outcome["code"] == 1 and not outcome["waited"] and said)
 
 
 def ended_with_its_owner(outcome):
@@ -177,9 +192,10 @@ def test_it_ends_with_a_reason(dialect, run_workers):
         assert not outcome["hung"], name
         assert outcome["memory"] < MEMORY, (name, outcome)
         if reason is None:
-            assert ended_with_its_owner(outcome), (name, outcome)
+            by_itself = "sweep" in dialect.lacks and ended_by_itself(dialect, outcome)
+            assert by_itself or ended_with_its_owner(outcome), (name, outcome)
         else:
-            assert ended_by_itself(outcome), (name, outcome)
+            assert ended_by_itself(dialect, outcome), (name, outcome)
             if dialect.quotes_the_core:
                 assert reason in outcome["errors"], (name, outcome)
 
@@ -217,11 +233,13 @@ def mutate(rng, frames):
 
 def test_no_mutated_frames_make_it_hang_or_grow(dialect, run_workers):
     rng = random.Random(12)
-    outcomes = run_workers([mutate(rng, work(dialect)) for _ in range(150)])
+    outcomes = run_workers([mutate(rng, work(dialect)) for _ in range(100)])
     for outcome in outcomes:
         assert not outcome["hung"], outcome
         assert outcome["memory"] < MEMORY, outcome
-        assert outcome["code"] == 0 or ended_by_itself(outcome) or ended_with_its_owner(outcome), (
-            outcome
-        )
-    assert sum(map(ended_by_itself, outcomes)) > 60
+        assert (
+            outcome["code"] == 0
+            or ended_by_itself(dialect, outcome)
+            or ended_with_its_owner(outcome)
+        ), outcome
+    assert sum(ended_by_itself(dialect, outcome) for outcome in outcomes) > 40

@@ -141,6 +141,7 @@ def test_the_state_has_its_entries(run, engine):
     assert run("sum", column="part") == x[::-2].sum()
 
 
+@pytest.mark.needs("tables")
 def test_tables_go_in_by_handle_whatever_part_of_them(run, engine):
     table = engine.heavy.put("t", pa.table({"a": range(1000), "b": [str(n) for n in range(1000)]}))
     for part in table, table.slice(10, 7), table.select(["b"]), table.select(["b", "a"])[990:]:
@@ -148,6 +149,7 @@ def test_tables_go_in_by_handle_whatever_part_of_them(run, engine):
         assert run("same", array=part).equals(part)
 
 
+@pytest.mark.needs("outputs")
 def test_what_a_task_makes_comes_without_a_copy_and_goes_when_nobody_has_it(run, engine):
     before = engine.heavy.stats()["used_bytes"]
     squares = run("squares", count=100_000)
@@ -161,12 +163,14 @@ def test_what_a_task_makes_comes_without_a_copy_and_goes_when_nobody_has_it(run,
     assert used_falls_to(engine, before)
 
 
+@pytest.mark.needs("outputs")
 def test_what_a_task_made_can_be_given_to_the_next(run):
     squares = run("squares", count=1000)
     assert handle_of(run("same", array=squares)) == handle_of(squares)
     assert run("rows_of", array=run("numbers", count=7)["table"]) == [7, ["n"]]
 
 
+@pytest.mark.needs("outputs")
 def test_what_does_not_fit_the_heavy_zone_fails_its_task_alone(dialect):
     with dialect.engine(heavy_limit=8 << 20) as engine:
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from owner import Owner
 
+pytestmark = pytest.mark.needs("sweep")
+
 REACTION_S = 1.0
 ESTATE = Path(__file__).with_name("estate.py")
 

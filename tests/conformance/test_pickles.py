@@ -129,4 +129,4 @@ def test_a_function_that_is_no_pickle_is_answered(ready, send, definition):
 def test_an_attachment_that_no_parts_came_for_ends_it(ready):
     ready.send_task("echo", raw=b"")
     assert ready.exit_code() == 1
-    assert f"theus: worker {ready.pid} ends" in ready.stderr()
+    assert ready.says_why_it_ended()

@@ -25,6 +25,12 @@ def test_golden_frames(vector):
     assert _theus.decode_frame(frame) == parts
 
 
+def test_frames_begin_with_the_version_that_their_schema_has():
+    schema = json.loads((SCHEMAS / "frames.json").read_text())
+    prefix = {part["name"]: part.get("value") for part in schema["frame"]["parts"]}
+    assert prefix["version"] == schema["version"] == _theus.PROTOCOL_VERSION
+
+
 @pytest.mark.parametrize("vector", GOLDEN["refused"], ids=lambda vector: vector["name"])
 def test_refused_frames(vector):
     with pytest.raises(errors.ProtocolError):

@@ -48,32 +48,33 @@ impl States {
         version: u64,
         mut attachments: impl Iterator<Item = &'a [u8]>,
     ) -> Result<(), String> {
-        let (base, gone, entries) = match parse(attachments.next())? {
-            Told::All(entries) => (None, Vec::new(), entries),
-            Told::Changes { base, removed, set } => (base, removed, set),
-        };
-        let (gone_keys, keys) = match parse(attachments.next())? {
-            Told::All(keys) => (Vec::new(), keys),
-            Told::Changes { removed, set, .. } => (removed, set),
-        };
-        let mut state = match base {
-            None => State::default(),
-            Some(base) => {
-                let known = self.0.get(&base);
-                known
-                    .cloned()
-                    .ok_or(format!("version {base} was never sent"))?
+        let entries: Told<Descriptor> = parse(attachments.next())?;
+        let keys: Told<String> = parse(attachments.next())?;
+        let (mut state, entries, keys) = match (entries, keys) {
+            (Told::All(entries), Told::All(keys)) => (State::default(), entries, keys),
+            (
+                Told::Changes { base, removed, set },
+                Told::Changes {
+                    removed: removed_keys,
+                    set: set_keys,
+                    ..
+                },
+            ) => {
+                let base = base.ok_or("it does not say what it differs from")?;
+                let known = self.get(base).cloned();
+                let mut state = known.ok_or(format!("version {base} was never sent"))?;
+                for key in &removed {
+                    state.entries.remove_mut(key);
+                }
+                for key in &removed_keys {
+                    state.domain.remove_mut(key);
+                }
+                (state, set, set_keys)
             }
+            _ => return Err("one half of it is whole, the other a difference".to_owned()),
         };
-        for key in &gone {
-            state.entries.remove_mut(key);
-        }
         for entry in entries {
-            let entry: Descriptor = entry;
             state.entries.insert_mut(entry.key.clone(), Arc::new(entry));
-        }
-        for key in &gone_keys {
-            state.domain.remove_mut(key);
         }
         let values: Vec<Arc<[u8]>> = attachments.map(Arc::from).collect();
         if values.len() != keys.len() {
