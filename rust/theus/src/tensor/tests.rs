@@ -1,15 +1,22 @@
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+
 use super::*;
-use crate::session::{Config, Session};
+use crate::layout::tensor::Order;
 
 const ITEMS: u32 = 24;
 const START: i64 = 4096;
 
-fn base(session: &Session) -> Tensor<u32> {
-    let mut draft = session.alloc_tensor("base", &[ITEMS.into()]).unwrap();
-    for (item, value) in draft.as_mut_slice().iter_mut().zip(0..) {
-        *item = value;
-    }
-    draft.publish().unwrap()
+/// A tensor of the numbers from 0 on, behind a page that is not its own.
+fn base() -> Tensor<u32> {
+    let file = File::from(memfd_create("base", MemfdFlags::CLOEXEC).unwrap());
+    let items: Vec<u8> = (0..ITEMS).flat_map(u32::to_ne_bytes).collect();
+    file.write_all_at(&items, 4096).unwrap();
+    let mapping = Mapping::writable(&file, 4096 + items.len()).unwrap();
+    let spec = TensorSpec::dense("base", ElementType::U32, &[ITEMS.into()], Order::C).unwrap();
+    Tensor::new(Arc::new(mapping), &spec, 4096)
 }
 
 /// The items of a view by the rule itself: bytes from the start, one dimension after the other.
@@ -33,8 +40,7 @@ fn items(place: &Place) -> Option<Vec<u32>> {
 
 #[test]
 fn a_view_shows_what_its_strides_say_or_is_refused() {
-    let session = Session::create(Config::default()).unwrap();
-    let tensor = base(&session);
+    let tensor = base();
     let (mut shown, mut refused) = (0, 0);
     let strides = [-12, -4, 0, 4, 8, 6, 20];
     for start in [START - 4, START, START + 8, START + 92, START + 96] {
@@ -77,8 +83,7 @@ fn a_view_shows_what_its_strides_say_or_is_refused() {
 
 #[test]
 fn sizes_that_overflow_are_refused() {
-    let session = Session::create(Config::default()).unwrap();
-    let tensor = base(&session);
+    let tensor = base();
     let huge = u64::MAX;
     for (shape, strides) in [
         (vec![huge], vec![0]),
@@ -99,8 +104,7 @@ fn sizes_that_overflow_are_refused() {
 
 #[test]
 fn a_shape_is_what_was_asked_for_or_an_error_that_shows_both() {
-    let session = Session::create(Config::default()).unwrap();
-    let tensor = base(&session);
+    let tensor = base();
     assert!(tensor.clone().with_shape(&[Some(24)]).is_ok());
     assert!(tensor.clone().with_shape(&[None]).is_ok());
     let error = tensor.with_shape(&[None, Some(3)]).unwrap_err().to_string();
