@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import CodeType
 from typing import Any, Final, Literal, final
 
 from typing_extensions import Buffer as SupportsBuffer
@@ -532,11 +531,15 @@ class Lane:
         An iterator: the task's number is the next for each call.
     fields
         The version, function and call of the TASK frame.
-    function, code, bindings, specs, path
-        What has to be as it was, beside the state's version: the function's code, the globals that
-        it reads, the modules that it leans on, and ``sys.path``.
+    watched
+        What has to be as it was for a Python function, beside the state's version: its ``code``,
+        the globals that it reads as ``bindings``, the ``specs`` of modules that it leans on, and
+        ``sys.path`` as ``path``. None if it has no code here.
+    loads, none
+        Makes an object of a result's bytes, which are these for None.
     failed
-        Called with the task and its ERROR frame; what it returns is the call's.
+        Called with the task and its ERROR frame, or what came before its outcome; what it returns
+        is the call's.
     limit_s
         How long an outcome is polled for.
     task
@@ -554,11 +557,9 @@ class Lane:
         most_busy: int,
         numbers: Iterator[int],
         fields: tuple[int, int, int],
-        function: Callable[..., Any],
-        code: CodeType,
-        bindings: list[tuple[dict[str, Any], str, object]],
-        specs: list[tuple[str, object]],
-        path: list[str],
+        watched: Any,
+        loads: Callable[[bytes], Any],
+        none: bytes,
         failed: Callable[..., Any],
         limit_s: float,
         task: object,

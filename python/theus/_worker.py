@@ -11,7 +11,6 @@ import faulthandler
 import gc
 import json
 import os
-import pickle
 import signal
 import sys
 import time
@@ -47,7 +46,6 @@ CAUSE_STOPPED = 5
 _SPIN_S = 50e-6
 _MOST_SEEN = 1024
 """How many arrays of entries are kept for the next look, as each keeps its mapping."""
-_NONE = pickle.dumps(None, wire.PROTOCOL)
 _OWNER_ENDS_S = 30.0  # longer than the kernel takes to end a process with much memory
 
 
@@ -154,9 +152,7 @@ class Worker:
         self._lying = _Lying({})
         self._sent: set[str] = set()
         self._unseen: set[str] = set()
-        self._calls = Calls(
-            channel, control, wire.NOTHING.data, self._ended, _flush, _SPIN_S
-        )
+        self._calls = Calls(channel, control, wire.NOTHING.data, self._ended, _flush, _SPIN_S)
 
     def serve(self) -> None:
         """Take frames until the owner says that it was the last."""
@@ -262,7 +258,7 @@ class Worker:
                 raise _Stopped  # noqa: TRY301 - handled as if the task had been interrupted
             step = self._step(version, number, call)
             outcome = step(inputs)
-            outcome = _NONE if outcome is None else outcome
+            outcome = wire.NONE if outcome is None else outcome
             calls.interruptible = False
         except BaseException as error:  # noqa: BLE001 - it belongs to the caller, whatever it is
             calls.interruptible = False

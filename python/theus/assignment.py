@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from theus.pool import WorkerPool
     from theus.program import Program
     from theus.tasks import Task
-    from theus.worker_process import WorkerProcess
+    from theus.worker_process import Frame, WorkerProcess
 
 __all__ = ["BROKEN", "Assignment"]
 
@@ -77,6 +77,8 @@ class Assignment:
         """Take what a worker has sent, and send what waits for its socket; `mask` is of epoll."""
         deliveries: list[Delivery] = []
         # Another thread may have buried the worker of this event, and a new one have its numbers.
+        if self._pool.get(worker.pidfd) is not worker:
+            return deliveries
         gone = descriptor == worker.pidfd and worker.is_dead()
         try:
             if mask & select.EPOLLOUT:
@@ -90,6 +92,15 @@ class Assignment:
             return deliveries + self.bury(worker, error)
         if gone:
             deliveries += self.bury(worker)
+        return deliveries
+
+    def take(self, worker: WorkerProcess, frame: Frame) -> list[Delivery]:
+        """Take a frame that somebody else has fetched."""
+        deliveries: list[Delivery] = []
+        try:
+            self._arrivals.take(worker, frame, deliveries)
+        except BROKEN as error:
+            deliveries += self.bury(worker, error) + self.assign()
         return deliveries
 
     def assign(self) -> list[Delivery]:
@@ -181,7 +192,7 @@ class Assignment:
         attempts = self._pool.failed_starts + 1
         error = self._program.start_error(attempts, status, stderr, broken)
         if error is not None:
-            attempts = 0
-        if broken is None or error is not None:
+            self._pool.failed_starts = 0
+        elif broken is None:
             self._pool.failed_starts = attempts
         return error

@@ -88,6 +88,8 @@ class Dispatcher:
 
     Attributes
     ----------
+    workers : int
+        How many processes at most.
     shortcuts : ShortCuts
         Runs what is short while its caller polls.
     """
@@ -110,6 +112,7 @@ class Dispatcher:
         self._unattended: set[int] = set()
         self._numbers = itertools.count(1)
         self._announced = self._announced_at = 0
+        self.workers = workers
         self._closed = False
         self._epoll = select.epoll()
         self._pool = WorkerPool(
@@ -244,12 +247,8 @@ class Dispatcher:
     def take(self, worker: WorkerProcess, task: Task, frame: Frame) -> bool:
         """Deliver the outcome that was polled for; False if the task has to be sent otherwise."""
         kind, fields, attachments = frame
-        if kind in news.KINDS:
-            self._go_on(worker, task, frame)
-            return True
         if kind not in (_theus.KIND_RESULT, _theus.KIND_ERROR) or fields[0] != task.number:
-            msg = f"it answered with a frame of kind {kind}, which is not its task's outcome"
-            self._go_on(worker, task, frame, ProtocolError(msg))
+            self._take_early(worker, task, frame)
             return True
         self._pool.measure(task, fields[1] / 1e9)
         worker.finished += 1
@@ -263,19 +262,17 @@ class Dispatcher:
             self._finish(task, success=False, value=failure)
         return True
 
-    def _go_on(
-        self, worker: WorkerProcess, task: Task, frame: Frame, broken: Exception | None = None
-    ) -> None:
-        """Go on with a task that was sent, and whose worker has told something else first."""
+    def _take_early(self, worker: WorkerProcess, task: Task, frame: Frame) -> None:
+        """Take what came before the outcome that was polled for: news, or the worker's last."""
         deliveries: list[Delivery] = []
         with InterruptsDeferred():
             with self._lock:
-                try:
-                    if broken is not None:
-                        raise broken
-                    self._arrivals.take(worker, frame, deliveries)
-                except BROKEN as error:
-                    deliveries += self._assignment.bury(worker, error) + self._assignment.assign()
+                if frame[0] in news.KINDS:
+                    deliveries += self._assignment.take(worker, frame)
+                else:
+                    msg = f"it answered with a frame of kind {frame[0]}, not its task's outcome"
+                    deliveries += self._assignment.bury(worker, ProtocolError(msg))
+                    deliveries += self._assignment.assign()
             self._deliver(deliveries)
         self.look_at(worker, task)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from theus.dispatcher import Dispatcher
@@ -216,8 +217,11 @@ class Dispatchers:
         """End the workers; tasks that are not done fail."""
         with self._lock:
             self._closed = True
-        for dispatcher in self._all:
-            dispatcher.close()
+        with (
+            ExitStack() as closing
+        ):  # callbacks of the user may raise, and the others are closed too
+            for dispatcher in self._all:
+                closing.callback(dispatcher.close)
 
     def abandon(self) -> None:
         """Forget the workers in a forked child: they are the parent's."""

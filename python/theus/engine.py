@@ -299,10 +299,11 @@ class TheusEngine:
         60 us at most, without suspending the coroutine; other coroutines get their turn each
         millisecond.
         """
-        lane = self._dispatcher.shortcuts.lanes.get(fn) if isinstance(fn, FunctionType) else None
+        dispatcher = self._dispatchers.of(fn)
+        known = isinstance(fn, FunctionType | NativeTask)
+        lane = dispatcher.shortcuts.lanes.get(fn) if known else None
         if lane is None and not isinstance(fn, NativeTask) and not contract_of(fn).parallel:
             return await self._execute_here(fn, timeout, inputs)
-        dispatcher = self._dispatchers.of(fn)
         message = self._packing.inputs(fn, inputs)
         task: Any = MISS
         if lane is not None and message.parts is None:
@@ -450,8 +451,8 @@ class TheusEngine:
             send,
             lambda: stream.size_for(dispatcher.estimate(stream.reference)),
             items,
-            ahead=max(64, 4 * self._workers),
-            chunks_ahead=4 * self._workers,
+            ahead=max(64, 4 * dispatcher.workers),
+            chunks_ahead=4 * dispatcher.workers,
             progress=progress,
         )
 

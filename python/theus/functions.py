@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import cloudpickle
@@ -47,6 +47,7 @@ __all__ = [
     "Reference",
     "References",
     "StaleReferenceError",
+    "Watched",
     "resolve",
 ]
 
@@ -137,6 +138,28 @@ class _Importable:
         return False
 
 
+class Watched(NamedTuple):
+    """What has to be as it is for a function by reference to do the same in a worker.
+
+    Attributes
+    ----------
+    function : callable
+    code : code
+    bindings : list of (dict, str, object)
+        The globals that it reads: where, under which name, and what.
+    specs : list of (str, object)
+        The modules that it leans on, and how they were found.
+    path : list of str
+        The worker's ``sys.path``.
+    """
+
+    function: Callable[..., Any]
+    code: CodeType
+    bindings: list[tuple[dict[str, Any], str, object]]
+    specs: list[tuple[str, object]]
+    path: list[str]
+
+
 _MISSING = object()
 
 
@@ -175,18 +198,17 @@ class References:
             # A module that rebinds a global to a connection or a lock keeps it to itself.
             return known.reference
 
-    def watched(self, reference: Reference) -> tuple[CodeType, list[Any], list[Any]] | None:
-        """Return what `reference` relies on to be as it is; None for one by value.
+    def watched(self, reference: Reference, path: list[str]) -> Watched | None:
+        """Return what `reference` relies on, of a worker with this path; None if it is by value.
 
-        The function's code, the globals it reads as namespace, name and value, and the modules it
-        leans on as name and spec. One by value is made at each call.
+        One by value is made at each call.
         """
         if reference.form != BY_REFERENCE:
             return None
         known = self._importable.get(reference.function)
         if known is None or known.by_value or known.reference is not reference:
             return None
-        return known.code, known.bindings, known.specs
+        return Watched(reference.function, known.code, known.bindings, known.specs, path)
 
     def send_by_value(self, function: Callable[..., Any]) -> Reference:
         """Return `function` by value, now and at every later call: a worker could not import it."""

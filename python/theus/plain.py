@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Pin = Callable[[str], Segment | None]
 
-__all__ = ["NOTHING", "Opaque", "decode", "encode", "encode_domain"]
+__all__ = ["NONE", "NOTHING", "Opaque", "decode", "encode", "encode_domain"]
 
 _ENTRY, _OUTPUT, _OPAQUE = 1, 2, 3
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
@@ -59,6 +59,9 @@ class Opaque:
 
 NOTHING = wire.Message(msgspec.msgpack.encode({}))
 """The inputs of a task without any."""
+
+NONE = msgspec.msgpack.encode(None)
+"""The result of a task that returns nothing."""
 
 
 def encode(obj: object, pin: Pin, *, label: str) -> wire.Message:

@@ -17,18 +17,20 @@ time that a wake-up takes is a task like others from then on.
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any, Protocol
 
-from theus import wire
+from theus import plain, wire
 from theus._theus import Lane
 from theus.pool import CORES
-from theus.tasks import LoopOutcome, Task
+from theus.tasks import CALL_NATIVE, LoopOutcome, Task
 
 if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable, Iterator
 
     from theus.functions import Reference, References
+    from theus.native_tasks import NativeTask
     from theus.pool import WorkerPool
     from theus.worker_process import Frame, WorkerProcess
 
@@ -93,7 +95,7 @@ class ShortCuts:
         self._pending = pending
         # Versions, as a state would keep its entries after they were freed.
         self._last: tuple[Reference, int] | None = None
-        self.lanes: dict[Callable[..., Any], Lane] = {}
+        self.lanes: dict[Callable[..., Any] | NativeTask, Lane] = {}
 
     def close(self) -> None:
         """Forget the lanes, which refer back to here."""
@@ -147,10 +149,11 @@ class ShortCuts:
     def _open_lane(self, worker: WorkerProcess, task: Task) -> None:
         """Let calls of the same function in the same state go by a lane, from the third on."""
         last, self._last = self._last, (task.reference, task.state.version)
-        watched = self._references.watched(task.reference)
+        native = task.call == CALL_NATIVE
+        watched = None if native else self._references.watched(task.reference, worker.known_path)
         epoch = worker.channel.epoch  # before what it knows is looked up
         function = worker.number_of(task)
-        if last != self._last or watched is None or function is None:
+        if last != self._last or function is None or not (native or watched):
             return
         if len(self.lanes) >= _MAX_LANES:
             self.lanes.clear()
@@ -159,9 +162,9 @@ class ShortCuts:
         def failed(task: Task, frame: Frame) -> Any:
             self.lanes.pop(task.reference.function, None)  # its outcome is used up
             self._steps.take(worker, task, frame)
-            return outcome.take()
+            return outcome.take() if outcome.settled else task
 
-        code, bindings, specs = watched
+        nothing = plain.NOTHING if native else wire.NOTHING
         lane = Lane(
             channel=worker.channel,
             queue=worker.queue,
@@ -170,16 +173,12 @@ class ShortCuts:
             most_busy=CORES - 2,
             numbers=self._numbers,
             fields=(task.state.version, function, task.call),
-            function=task.reference.function,
-            code=code,
-            bindings=bindings,
-            specs=specs,
-            path=worker.known_path,
+            watched=watched,
+            loads=plain.decode if native else pickle.loads,
+            none=plain.NONE if native else wire.NONE,
             failed=failed,
             limit_s=SPIN_S,
-            task=Task(
-                task.reference, task.state, call=task.call, inputs=wire.NOTHING, outcome=outcome
-            ),
+            task=Task(task.reference, task.state, call=task.call, inputs=nothing, outcome=outcome),
             epoch=epoch,
         )
         self.lanes[task.reference.function] = lane

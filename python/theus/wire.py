@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from theus._theus import Segment
     from theus.outputs import TaskHeavy
 
-__all__ = ["NOTHING", "PROTOCOL", "Message", "dumps", "load_error", "loads", "plain"]
+__all__ = ["NONE", "NOTHING", "PROTOCOL", "Message", "dumps", "load_error", "loads", "plain"]
 
 PROTOCOL = 5
 
@@ -75,6 +75,9 @@ class Message:
 
 NOTHING = Message(pickle.dumps({}, PROTOCOL))
 """The inputs of a call without any."""
+
+NONE = pickle.dumps(None, PROTOCOL)
+"""The result of a task that returns nothing."""
 
 
 class _Chunks:

@@ -1,26 +1,18 @@
 """Workers in another language, by one that knows `schemas/` alone: by_the_book.py."""
 
 import asyncio
-import json
-import logging
 import os
 import pickle
 import signal
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+from book_tools import BOOK, DEADLINE_S, run, waits_for
 
 import theus
-from theus import dispatchers, native, process
-
-HERE = Path(__file__).resolve().parent
-BOOK = HERE / "by_the_book.py"
-DEADLINE_S = 30
+from theus import native, process
 
 
 @pytest.fixture
@@ -28,24 +20,6 @@ def engine():
     with theus.TheusEngine({"rate": 0.5, "names": ["a", "b"]}, workers=2) as engine:
         engine.native_worker(BOOK)
         yield engine
-
-
-def run(engine, name, **inputs):
-    return engine.submit(native(f"book.{name}"), **inputs).result(DEADLINE_S)
-
-
-def waits_for(condition):
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
-def program(tmp_path, source, *, name="program", interpreter=sys.executable):
-    path = tmp_path / name
-    path.write_text(f"#!{interpreter}\n{source}")
-    path.chmod(0o755)
-    return path
 
 
 # --- values ---
@@ -355,227 +329,3 @@ def test_workers_end_with_their_owner(python):
     (pid,) = map(int, done.stdout.split())
     waits_for(lambda: not psutil.pid_exists(pid))
     theus.sweep()  # by_the_book.py leaves that to others
-
-
-# --- what is no worker ---
-
-
-def refusal(path, **options):
-    with theus.TheusEngine(workers=1) as engine:
-        with pytest.raises(theus.NativeWorkerError) as caught:
-            engine.native_worker(path, **options)
-        assert engine.tasks() == {}
-        assert engine.submit(lambda ctx: 7).result(DEADLINE_S) == 7
-    error = caught.value
-    assert str(path) in str(error)
-    copy = pickle.loads(pickle.dumps(error))
-    assert (str(copy), vars(copy)) == (str(error), vars(error))
-    return error
-
-
-def hello(**changes):
-    said = {"language": "python", "library": "none 1", "capabilities": ["plain"], "tasks": []}
-    return (
-        "import sys, time\n"
-        f"sys.path.insert(0, {str(HERE)!r})\n"
-        "import by_the_book as book, json, os\n"
-        "worker = book.Worker(json.loads(os.environ['THEUS_WORKER']))\n"
-        f"said = {json.dumps(json.dumps({**said, **changes}))}.encode()\n"
-        "worker.send(book.HELLO, (2, os.getpid()), (said,))\n"
-        "worker.serve()\n"
-    )
-
-
-def test_a_program_that_is_not_there(tmp_path):
-    assert "no such file" in refusal(tmp_path / "nothing").reason
-    assert "interpreter" in refusal(program(tmp_path, "", interpreter="/no/such")).reason
-    plain_file = tmp_path / "file"
-    plain_file.write_text("")
-    assert "chmod +x" in refusal(plain_file).reason
-    plain_file.write_bytes(b"\x7fELF, but not quite")
-    plain_file.chmod(0o755)
-    assert "no program for this machine" in refusal(plain_file).reason
-
-
-def test_a_program_that_is_no_worker(tmp_path, monkeypatch):
-    assert "left with exit code 0 before it said hello, and wrote nothing" in str(
-        refusal("/bin/true")
-    )
-    complains = program(tmp_path, "import sys\nsys.exit('out of cheese')")
-    assert "exit code 1" in (reason := refusal(complains).reason)
-    assert "out of cheese" in reason
-    assert "ended by signal 9" in refusal("/bin/sh", args=["-c", "kill -9 $$"]).reason
-    monkeypatch.setattr(dispatchers, "HELLO_S", 0.2)
-    assert "no hello within 0.2 s" in refusal("/bin/sleep", args=["60"]).reason
-
-
-GOLDEN = HERE.parents[1] / "schemas/golden/frames-1.json"
-
-
-def test_an_old_worker_is_told_from_a_broken_one(tmp_path):
-    frames = json.loads(GOLDEN.read_text())["frames"]
-    old = next(vector for vector in frames if vector["name"] == "hello")["frame"]
-    source = (
-        "import json, os, time\n"
-        "channel = json.loads(os.environ['THEUS_WORKER'])['channel']\n"
-        f"os.write(channel, bytes.fromhex({old!r}))\n"
-        "time.sleep(60)\n"
-    )
-    error = refusal(program(tmp_path, source))
-    assert error.version == 1
-    assert "speaks version 1 " in str(error)
-    assert "this engine speaks version 2: build it again" in str(error)
-    chats = source.replace(repr(old), repr(b"GET / HTTP/1.1\r\n\r\n".hex()))
-    error = refusal(program(tmp_path, chats))
-    assert (error.version, "no worker" in error.reason) == (None, True)
-
-
-def test_a_worker_that_says_something_else_of_itself(tmp_path):
-    assert "'tasks'" in refusal(program(tmp_path, hello(tasks=3))).reason
-    assert "no plain values" in refusal(program(tmp_path, hello(capabilities=["dance"]))).reason
-
-
-def test_names_are_unique_among_programs(engine, tmp_path):
-    other = program(tmp_path, hello(tasks=["mine", "book.add"]))
-    with pytest.raises(theus.NativeWorkerError, match=r"'book\.add', which .*by_the_book\.py has"):
-        engine.native_worker(other)
-    assert "mine" not in engine.tasks()
-    alone = program(tmp_path, hello(tasks=["mine", "größe"]), name="alone")
-    assert engine.native_worker(alone, count=1) == ("mine", "größe")
-    assert engine.tasks()["größe"].program == str(alone)
-
-
-def replaced(engine, path, source):
-    path.write_text(f"#!{sys.executable}\n{source}")
-    for pid in engine.worker_pids:
-        os.kill(pid, signal.SIGKILL)
-    return engine.submit(native("mine")).exception(DEADLINE_S)
-
-
-def test_a_program_that_is_replaced_while_the_engine_runs(tmp_path):
-    path = program(tmp_path, hello(tasks=["mine"]))
-    with theus.TheusEngine(workers=1) as engine:
-        engine.native_worker(path)
-        error = replaced(engine, path, hello(tasks=["yours"]))
-        assert isinstance(error, theus.NativeWorkerError)
-        assert "no longer has mine" in str(error)
-        error = replaced(engine, path, "raise SystemExit('out of cheese')")
-        assert isinstance(error, theus.WorkerStartError)
-        assert str(path) in str(error)
-        assert "out of cheese" in str(error)
-        path.unlink()
-        error = engine.submit(native("mine")).exception(DEADLINE_S)
-        assert isinstance(error, theus.NativeWorkerError)
-        assert "no such file" in str(error)
-
-
-def test_there_are_only_so_many_seats():
-    with theus.TheusEngine(workers=1) as engine:
-        for count in 0, 1001:
-            with pytest.raises(ValueError, match="count must be"):
-                engine.native_worker(BOOK, count=count)
-        with pytest.raises(ValueError, match="up to 1000 workers"):
-            engine.native_worker(BOOK, count=1000)
-
-
-# --- log and progress ---
-
-
-def test_lines_reach_the_log(engine, caplog):
-    caplog.set_level(logging.DEBUG, "theus.worker")
-    assert run(engine, "log", levels=[10, 20, 30, 40]) == "logged"
-    lines = [record for record in caplog.records if record.name == "theus.worker"]
-    assert [record.levelno for record in lines] == [10, 20, 30, 40]
-    assert lines[0].getMessage() == "a line of level 10"
-    assert {record.task for record in lines} == {"book.log"}
-    assert {record.pid for record in lines} <= set(engine.worker_pids)
-
-
-def test_a_level_that_there_is_not_ends_the_worker(engine):
-    with pytest.raises(theus.ProtocolError, match="not 35"):
-        run(engine, "log", levels=[35])
-    assert run(engine, "noop") is None
-
-
-@process(parallel=True)
-def says(ctx, text="hello"):
-    ctx.log(text, "warning")
-    return text
-
-
-@pytest.mark.parametrize("task", [native("book.log"), says], ids=["native", "python"])
-def test_a_short_task_that_logs(engine, caplog, task):
-    caplog.set_level(logging.INFO, "theus.worker")
-
-    async def main():
-        return [await engine.execute(task) for _ in range(1000)]
-
-    assert len(set(asyncio.run(main()))) == 1
-    assert len(caplog.records) == 1000
-
-
-def test_progress_is_told_and_kept(engine):
-    told = []
-    task = native("book.progress", on_progress=told.append)
-    future = engine.submit(task, total=3)
-    assert future.progress is None
-    assert future.result(DEADLINE_S) == "done"
-    assert told == [theus.Progress(n, 3, f"step {n}") for n in (1, 2, 3)]
-    assert future.progress == told[-1]
-    future = engine.submit(task, total=0, seconds=60)
-    waits_for(lambda: future.progress is not None and future.progress.done == 3)
-    assert future.progress.total is None
-    future.cancel()
-
-
-def test_what_a_callback_of_progress_raises_is_logged(engine, caplog):
-    def fails(_):
-        raise KeyError("mine")
-
-    future = engine.submit(native("book.progress", on_progress=fails), total=3)
-    assert future.result(DEADLINE_S) == "done"
-    assert sum("on_progress of book.progress" in r.getMessage() for r in caplog.records) == 3
-
-
-def test_a_callback_of_progress_may_run_tasks(engine):
-    results = []
-    task = native(
-        "book.progress", on_progress=lambda p: results.append(run(engine, "add", numbers=[p.done]))
-    )
-    assert engine.submit(task, total=3).result(DEADLINE_S) == "done"
-    assert results[0] == 1  # while it waited the task has ended, and what it told is old
-
-
-def tells(ctx, total):
-    for done in range(total):
-        ctx.progress(done, total, "going")
-    return total
-
-
-def test_python_tasks_tell_too(engine, caplog):
-    caplog.set_level(logging.INFO, "theus.worker")
-    future = engine.submit(tells, total=5)
-    assert future.result(DEADLINE_S) == 5
-    assert future.progress == theus.Progress(4, 5, "going")
-    assert engine.submit(says, text="größe").result(DEADLINE_S) == "größe"
-    (record,) = caplog.records
-    assert (record.getMessage(), record.levelname) == ("größe", "WARNING")
-    assert record.task == "test_native_workers.says"
-    for wrong in (lambda ctx: ctx.log("", "loud"), lambda ctx: ctx.progress(-1)):
-        with pytest.raises(ValueError, match=r"loud|at least 0"):
-            engine.submit(wrong).result(DEADLINE_S)
-
-
-def test_a_process_that_runs_here_logs_here(engine, caplog):
-    async def main():
-        assert await engine.execute(tells, total=3) == 3
-        return await engine.execute(here)
-
-    assert asyncio.run(main()) == "here"
-    (record,) = [r for r in caplog.records if r.name == "theus.worker"]
-    assert record.getMessage() == "from here"
-
-
-def here(ctx):
-    ctx.log("from here", "error")
-    return "here"

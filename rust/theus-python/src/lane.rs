@@ -28,13 +28,12 @@ pub(crate) struct Lane {
     most_busy: isize,
     numbers: Py<PyAny>,
     fields: (u64, u64, u64),
-    function: Py<PyAny>,
-    code: Py<PyAny>,
-    /// The globals that the function reads: where, under which name, and what.
-    bindings: Vec<(Py<PyDict>, Py<PyString>, Py<PyAny>)>,
-    /// The modules it leans on, and how they were found.
-    specs: Vec<(Py<PyString>, Py<PyAny>)>,
-    path: Py<PyList>,
+    /// None if the function has no code here.
+    watched: Option<Watched>,
+    /// Makes an object of a result's bytes.
+    loads: Py<PyAny>,
+    /// The bytes of None.
+    none: Py<PyBytes>,
     failed: Py<PyAny>,
     limit: Duration,
     /// None once a call was not answered with a result in time.
@@ -42,16 +41,29 @@ pub(crate) struct Lane {
     epoch: u64,
 }
 
+/// What has to be as it was for a Python function to do the same.
+#[derive(FromPyObject)]
+struct Watched {
+    function: Py<PyAny>,
+    code: Py<PyAny>,
+    /// The globals that the function reads: where, under which name, and what.
+    bindings: Vec<(Py<PyDict>, Py<PyString>, Py<PyAny>)>,
+    /// The modules it leans on, and how they were found.
+    specs: Vec<(Py<PyString>, Py<PyAny>)>,
+    path: Py<PyList>,
+}
+
 #[pymethods]
 impl Lane {
     /// `channel` and `queue` are the worker's. No task may be in `pending`, and not more than
     /// `most_busy` workers be in `busy`. The task, which stands in the queue meanwhile, gets the next
     /// of `numbers` and the state for each call, and keeps the latter no longer; `fields` are the
-    /// version, function and call of its frame. The version, the `code` of the `function`, the globals
-    /// in `bindings`, the modules in `specs` and `sys.path` have to be as they were. `failed` is called
-    /// with the task and its ERROR frame, and what it returns is the call's. An outcome is polled for up
-    /// to `limit_s`. `epoch` is the channel's of the moment in which the worker was seen to know the
-    /// state and the function.
+    /// version, function and call of its frame. The version has to be as it was, and what `watched`
+    /// says of a Python function: its code, globals and modules, and `sys.path`. `loads` makes an object
+    /// of a result, whose bytes are `none` for None. `failed` is called with the task and its ERROR
+    /// frame, or what came before its outcome, and what it returns is the call's. An outcome is polled
+    /// for up to `limit_s`. `epoch` is the channel's of the moment in which the worker was seen to know
+    /// the state and the function.
     #[new]
     #[expect(
         clippy::too_many_arguments,
@@ -66,11 +78,9 @@ impl Lane {
         most_busy: isize,
         numbers: Py<PyAny>,
         fields: (u64, u64, u64),
-        function: Py<PyAny>,
-        code: Py<PyAny>,
-        bindings: Vec<(Py<PyDict>, Py<PyString>, Py<PyAny>)>,
-        specs: Vec<(Py<PyString>, Py<PyAny>)>,
-        path: Py<PyList>,
+        watched: Option<Watched>,
+        loads: Py<PyAny>,
+        none: Py<PyBytes>,
         failed: Py<PyAny>,
         limit_s: f64,
         task: Py<PyAny>,
@@ -85,11 +95,9 @@ impl Lane {
             most_busy,
             numbers,
             fields,
-            function,
-            code,
-            bindings,
-            specs,
-            path,
+            watched,
+            loads,
+            none,
             failed,
             limit: duration("limit_s", limit_s)?,
             task: Mutex::new(Some(task)),
@@ -137,8 +145,12 @@ impl Lane {
             epoch: self.epoch,
         };
         let channel = self.channel.get();
-        let exchanged = channel.exchange(py, &call, |frame| Answer::of(py, frame));
-        if !matches!(exchanged, Ok(Exchange::Sent)) {
+        let exchanged = channel.exchange(py, &call, |frame| self.answer(py, frame));
+        let waits = matches!(
+            exchanged,
+            Ok(Exchange::Sent | Exchange::Answered(Answer::Early(_)))
+        );
+        if !waits {
             // It would keep the entries of the state after they were freed.
             task.setattr(intern!(py, "state"), py.None())?;
         }
@@ -149,7 +161,7 @@ impl Lane {
                 Ok(task)
             }
             Exchange::Answered(Answer::Result(value)) => Ok(value),
-            Exchange::Answered(Answer::Other(frame)) => {
+            Exchange::Answered(Answer::Error(frame) | Answer::Early(frame)) => {
                 *place = None;
                 drop(place);
                 self.failed.bind(py).call1((task, frame))
@@ -159,6 +171,30 @@ impl Lane {
 }
 
 impl Lane {
+    fn is_unchanged(&self, py: Python<'_>) -> PyResult<bool> {
+        self.watched
+            .as_ref()
+            .map_or(Ok(true), |it| it.is_unchanged(py))
+    }
+
+    fn answer<'py>(&self, py: Python<'py>, frame: &Frame<'_>) -> PyResult<Answer<'py>> {
+        if frame.kind() != Kind::Result {
+            let parts = to_tuple(py, frame)?.into_bound_py_any(py)?;
+            return Ok(match frame.kind() {
+                Kind::Error => Answer::Error(parts),
+                _ => Answer::Early(parts),
+            });
+        }
+        let data = frame.attachments().next().unwrap_or_default();
+        if data == self.none.as_bytes(py) {
+            return Ok(Answer::Result(py.None().into_bound(py)));
+        }
+        let loads = self.loads.bind(py);
+        loads.call1((PyBytes::new(py, data),)).map(Answer::Result)
+    }
+}
+
+impl Watched {
     fn is_unchanged(&self, py: Python<'_>) -> PyResult<bool> {
         let code = self.function.bind(py).getattr(intern!(py, "__code__"))?;
         if !code.is(&self.code) {
@@ -188,23 +224,9 @@ impl Lane {
 /// What came of a task, as far as Rust understands it.
 enum Answer<'py> {
     Result(Bound<'py, PyAny>),
-    Other(Bound<'py, PyAny>),
-}
-
-static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-
-impl<'py> Answer<'py> {
-    fn of(py: Python<'py>, frame: &Frame<'_>) -> PyResult<Self> {
-        if frame.kind() != Kind::Result {
-            return Ok(Self::Other(to_tuple(py, frame)?.into_bound_py_any(py)?));
-        }
-        let data = frame.attachments().next().unwrap_or_default();
-        if data == PICKLED_NONE {
-            return Ok(Self::Result(py.None().into_bound(py)));
-        }
-        let loads = LOADS.import(py, "pickle", "loads")?;
-        loads.call1((PyBytes::new(py, data),)).map(Self::Result)
-    }
+    Error(Bound<'py, PyAny>),
+    /// Not its outcome: that is still to come.
+    Early(Bound<'py, PyAny>),
 }
 
 fn sys(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {

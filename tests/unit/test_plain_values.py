@@ -185,8 +185,8 @@ class Model:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (Model(), "a test_plain.Model"),
-        ({"model": [Model()]}, "a dict, whose ['model'][0] is a test_plain.Model"),
+        (Model(), "a test_plain_values.Model"),
+        ({"model": [Model()]}, "a dict, whose ['model'][0] is a test_plain_values.Model"),
         (np.zeros(10_000_000), "a numpy.ndarray of 80 MB outside the heavy zone"),
         (np.zeros(3), "a numpy.ndarray of 24 bytes outside the heavy zone"),
     ],

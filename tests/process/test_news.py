@@ -1,0 +1,193 @@
+"""What tasks tell while they run: lines for the log, and how far they are."""
+
+import asyncio
+import logging
+
+import pytest
+from book_tools import BOOK, DEADLINE_S, HERE, program, run, waits_for
+
+import theus
+from theus import native, process
+
+
+@pytest.fixture
+def engine():
+    with theus.TheusEngine(workers=2) as engine:
+        engine.native_worker(BOOK)
+        yield engine
+
+
+def test_lines_reach_the_log(engine, caplog):
+    caplog.set_level(logging.DEBUG, "theus.worker")
+    assert run(engine, "log", levels=[10, 20, 30, 40]) == "logged"
+    lines = [record for record in caplog.records if record.name == "theus.worker"]
+    assert [record.levelno for record in lines] == [10, 20, 30, 40]
+    assert lines[0].getMessage() == "a line of level 10"
+    assert {record.task for record in lines} == {"book.log"}
+    assert {record.pid for record in lines} <= set(engine.worker_pids)
+
+
+def test_a_level_that_there_is_not_ends_the_worker(engine):
+    with pytest.raises(theus.ProtocolError, match="not 35"):
+        run(engine, "log", levels=[35])
+    assert run(engine, "noop") is None
+
+
+@process(parallel=True)
+def says(ctx, text="hello"):
+    ctx.log(text, "warning")
+    return text
+
+
+@pytest.mark.parametrize("task", [native("book.log"), says], ids=["native", "python"])
+def test_a_short_task_that_logs(engine, caplog, task):
+    caplog.set_level(logging.INFO, "theus.worker")
+
+    async def main():
+        return [await engine.execute(task) for _ in range(1000)]
+
+    assert len(set(asyncio.run(main()))) == 1
+    assert len(caplog.records) == 1000
+
+
+def test_progress_is_told_and_kept(engine):
+    told = []
+    task = native("book.progress", on_progress=told.append)
+    future = engine.submit(task, total=3)
+    assert future.progress is None
+    assert future.result(DEADLINE_S) == "done"
+    assert told == [theus.Progress(n, 3, f"step {n}") for n in (1, 2, 3)]
+    assert future.progress == told[-1]
+    future = engine.submit(task, total=0, seconds=60)
+    waits_for(lambda: future.progress is not None and future.progress.done == 3)
+    assert future.progress.total is None
+    future.cancel()
+
+
+def test_what_a_callback_of_progress_raises_is_logged(engine, caplog):
+    def fails(_):
+        raise KeyError("mine")
+
+    future = engine.submit(native("book.progress", on_progress=fails), total=3)
+    assert future.result(DEADLINE_S) == "done"
+    assert sum("on_progress of book.progress" in r.getMessage() for r in caplog.records) == 3
+
+
+def test_a_callback_of_progress_may_run_tasks(engine):
+    results = []
+    task = native(
+        "book.progress", on_progress=lambda p: results.append(run(engine, "add", numbers=[p.done]))
+    )
+    assert engine.submit(task, total=3).result(DEADLINE_S) == "done"
+    assert results[0] == 1  # while it waited the task has ended, and what it told is old
+
+
+def tells(ctx, total):
+    for done in range(total):
+        ctx.progress(done, total, "going")
+    return total
+
+
+def test_python_tasks_tell_too(engine, caplog):
+    caplog.set_level(logging.INFO, "theus.worker")
+    future = engine.submit(tells, total=5)
+    assert future.result(DEADLINE_S) == 5
+    assert future.progress == theus.Progress(4, 5, "going")
+    assert engine.submit(says, text="größe").result(DEADLINE_S) == "größe"
+    (record,) = caplog.records
+    assert (record.getMessage(), record.levelname) == ("größe", "WARNING")
+    assert record.task == "test_news.says"
+    for wrong in (lambda ctx: ctx.log("", "loud"), lambda ctx: ctx.progress(-1)):
+        with pytest.raises(ValueError, match=r"loud|at least 0"):
+            engine.submit(wrong).result(DEADLINE_S)
+
+
+def test_a_process_that_runs_here_logs_here(engine, caplog):
+    async def main():
+        assert await engine.execute(tells, total=3) == 3
+        return await engine.execute(here)
+
+    assert asyncio.run(main()) == "here"
+    (record,) = [r for r in caplog.records if r.name == "theus.worker"]
+    assert record.getMessage() == "from here"
+
+
+def here(ctx):
+    ctx.log("from here", "error")
+    return "here"
+
+
+LETTERS = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import json, os, struct
+import by_the_book as book
+
+POLLS, LETTER, MARK, LENGTH, PLACE = 320, 256, 264, 272, 2048  # to_owner, in control.json
+
+
+class Writer(book.Worker):
+    sent_bytes = letters = 0
+
+    def send(self, kind, fields, attachments):
+        super().send(kind, fields, attachments)
+        self.sent_bytes += len(book.encode(kind, fields, attachments))
+
+    def leave(self, frame):
+        page = self.page
+        if not page[POLLS // 8]:
+            return False
+        self.letters += 1
+        page[MARK // 8], page[LENGTH // 8] = self.sent_bytes, len(frame)
+        page.cast("B")[PLACE : PLACE + len(frame)] = frame
+        page[LETTER // 8] = self.letters
+        while page[LETTER // 8] and page[POLLS // 8]:
+            pass
+        return True
+
+
+def letter(context):
+    worker, fields = context.worker, (context.task, 20)
+    return worker.leave(book.encode(book.LOG, fields, (b"a letter",)))
+
+
+def wrong(context):
+    return context.worker.leave(book.encode(1, (), (b"an owner's frame",)))
+
+
+book.TASKS = {{"letter": letter, "wrong": wrong}}
+worker = Writer(json.loads(os.environ["THEUS_WORKER"]))
+worker.say_hello()
+worker.serve()
+"""
+
+
+def test_a_line_that_comes_as_a_letter_is_no_outcome(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "theus.worker")
+
+    async def main(engine):
+        return [await engine.execute(native("letter")) for _ in range(1000)]
+
+    with theus.TheusEngine(workers=1) as engine:
+        engine.native_worker(program(tmp_path, LETTERS))
+        left = asyncio.run(main(engine))
+    assert sum(left) > 10, "the owner does not poll for short tasks"
+    assert [record.getMessage() for record in caplog.records] == ["a letter"] * sum(left)
+
+
+def test_a_letter_that_is_no_answer_ends_its_worker(tmp_path):
+    async def again_and_again(engine):
+        while True:
+            await engine.execute(native("wrong"))
+
+    async def main(engine):
+        with pytest.raises(theus.ProtocolError, match=r"it had wrong: .* kind 1"):
+            await again_and_again(engine)
+        return await engine.execute(native("letter"))
+
+    with theus.TheusEngine(workers=1) as engine:
+        engine.native_worker(program(tmp_path, LETTERS), count=1)
+        (before,) = engine.worker_pids
+        assert asyncio.run(main(engine)) in (True, False)
+        (after,) = engine.worker_pids
+        assert before != after

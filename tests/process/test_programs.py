@@ -1,0 +1,125 @@
+"""Programs that are no workers, not yet, not any more, or not of this version."""
+
+import json
+import os
+import pickle
+import signal
+import sys
+
+import pytest
+from book_tools import BOOK, DEADLINE_S, HERE, hello, program
+
+import theus
+from theus import dispatchers, native
+
+
+@pytest.fixture
+def engine():
+    with theus.TheusEngine(workers=2) as engine:
+        engine.native_worker(BOOK)
+        yield engine
+
+
+def refusal(path, **options):
+    with theus.TheusEngine(workers=1) as engine:
+        with pytest.raises(theus.NativeWorkerError) as caught:
+            engine.native_worker(path, **options)
+        assert engine.tasks() == {}
+        assert engine.submit(lambda ctx: 7).result(DEADLINE_S) == 7
+    error = caught.value
+    assert str(path) in str(error)
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), vars(copy)) == (str(error), vars(error))
+    return error
+
+
+def test_a_program_that_is_not_there(tmp_path):
+    assert "no such file" in refusal(tmp_path / "nothing").reason
+    assert "interpreter" in refusal(program(tmp_path, "", interpreter="/no/such")).reason
+    plain_file = tmp_path / "file"
+    plain_file.write_text("")
+    assert "chmod +x" in refusal(plain_file).reason
+    plain_file.write_bytes(b"\x7fELF, but not quite")
+    plain_file.chmod(0o755)
+    assert "no program for this machine" in refusal(plain_file).reason
+
+
+def test_a_program_that_is_no_worker(tmp_path, monkeypatch):
+    assert "left with exit code 0 before it said hello, and wrote nothing" in str(
+        refusal("/bin/true")
+    )
+    complains = program(tmp_path, "import sys\nsys.exit('out of cheese')")
+    assert "exit code 1" in (reason := refusal(complains).reason)
+    assert "out of cheese" in reason
+    assert "ended by signal 9" in refusal("/bin/sh", args=["-c", "kill -9 $$"]).reason
+    monkeypatch.setattr(dispatchers, "HELLO_S", 0.2)
+    assert "no hello within 0.2 s" in refusal("/bin/sleep", args=["60"]).reason
+
+
+GOLDEN = HERE.parents[1] / "schemas/golden/frames-1.json"
+
+
+def test_an_old_worker_is_told_from_a_broken_one(tmp_path):
+    frames = json.loads(GOLDEN.read_text())["frames"]
+    old = next(vector for vector in frames if vector["name"] == "hello")["frame"]
+    source = (
+        "import json, os, time\n"
+        "channel = json.loads(os.environ['THEUS_WORKER'])['channel']\n"
+        f"os.write(channel, bytes.fromhex({old!r}))\n"
+        "time.sleep(60)\n"
+    )
+    error = refusal(program(tmp_path, source))
+    assert error.version == 1
+    assert "speaks version 1 " in str(error)
+    assert "this engine speaks version 2: build it again" in str(error)
+    chats = source.replace(repr(old), repr(b"GET / HTTP/1.1\r\n\r\n".hex()))
+    error = refusal(program(tmp_path, chats))
+    assert (error.version, "no worker" in error.reason) == (None, True)
+
+
+def test_a_worker_that_says_something_else_of_itself(tmp_path):
+    assert "'tasks'" in refusal(program(tmp_path, hello(tasks=3))).reason
+    assert "no plain values" in refusal(program(tmp_path, hello(capabilities=["dance"]))).reason
+
+
+def test_names_are_unique_among_programs(engine, tmp_path):
+    other = program(tmp_path, hello(tasks=["mine", "book.add"]))
+    with pytest.raises(theus.NativeWorkerError, match=r"'book\.add', which .*by_the_book\.py has"):
+        engine.native_worker(other)
+    assert "mine" not in engine.tasks()
+    alone = program(tmp_path, hello(tasks=["mine", "größe"]), name="alone")
+    assert engine.native_worker(alone, count=1) == ("mine", "größe")
+    assert engine.tasks()["größe"].program == str(alone)
+
+
+def replaced(engine, path, source):
+    path.write_text(f"#!{sys.executable}\n{source}")
+    for pid in engine.worker_pids:
+        os.kill(pid, signal.SIGKILL)
+    return engine.submit(native("mine")).exception(DEADLINE_S)
+
+
+def test_a_program_that_is_replaced_while_the_engine_runs(tmp_path):
+    path = program(tmp_path, hello(tasks=["mine"]))
+    with theus.TheusEngine(workers=1) as engine:
+        engine.native_worker(path)
+        error = replaced(engine, path, hello(tasks=["yours"]))
+        assert isinstance(error, theus.NativeWorkerError)
+        assert "no longer has mine" in str(error)
+        error = replaced(engine, path, "raise SystemExit('out of cheese')")
+        assert isinstance(error, theus.WorkerStartError)
+        assert str(path) in str(error)
+        assert "out of cheese" in str(error)
+        path.unlink()
+        error = engine.submit(native("mine")).exception(DEADLINE_S)
+        assert isinstance(error, theus.NativeWorkerError)
+        assert "no such file" in str(error)
+
+
+def test_there_are_only_so_many_seats():
+    with theus.TheusEngine(workers=1) as engine:
+        for count in 0, 1001:
+            with pytest.raises(ValueError, match="count must be"):
+                engine.native_worker(BOOK, count=count)
+        with pytest.raises(ValueError, match="up to 1000 workers"):
+            engine.native_worker(BOOK, count=1000)
