@@ -209,6 +209,12 @@ class Owner:
         said = self.stderr()
         return f"theus: worker {self.pid} ends" in said if self.dialect.quotes_the_core else said
 
+    def anonymous_bytes(self):
+        """Return how much memory it has for itself."""
+        with open(f"/proc/{self.pid}/statm") as statm:
+            _, resident, shared, *_ = map(int, statm.read().split())
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
     def maps(self, inode):
         """Return its mappings of the file of this inode, each as the rights that it has there."""
         with open(f"/proc/{self.pid}/maps") as maps:

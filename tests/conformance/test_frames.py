@@ -101,6 +101,25 @@ def test_a_state_sent_again_replaces_the_one_of_its_number(owner):
     assert owner.run("domain", value="y").kind == _theus.KIND_ERROR
 
 
+def test_what_is_forgotten_takes_no_memory(ready):
+    text, (kind, form) = "x" * 10_000, (_theus.KIND_FUNCTION, ready.dialect.form)
+
+    def live_through(versions):
+        for version in versions:
+            ready.send_change(
+                version, version - 1, domain={str(version): text}, gone=[str(version - 1)]
+            )
+            ready.send(_theus.KIND_FORGET_STATE, (version - 1,))
+            ready.send(kind, (version, form), (ready.dialect.definition("nothing"),))
+            ready.send(_theus.KIND_FORGET_FUNCTION, (version,))
+        assert ready.call("nothing", state=versions[-1]) is None
+
+    live_through(range(2, 200))
+    before = ready.anonymous_bytes()
+    live_through(range(200, 5000))
+    assert ready.anonymous_bytes() < before + (10 << 20)
+
+
 def test_a_state_told_by_one_that_nobody_sent_ends_it(ready):
     ready.send_change(2, 7)
     ends(ready)
