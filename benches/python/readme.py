@@ -15,7 +15,8 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 # What tells most; every row is in the whole result.
 _SHOWN = [
-    "no-op", "native-no-op", "in-flight", "native-query1", "there-1048576", "attach-cold-1073741824", "attach-warm-1073741824",
+    "no-op", "native-no-op", "in-flight", "native-query1", "there-1048576",
+    "attach-cold-1073741824", "attach-warm-1073741824",
     "put-first", "put-repeat", "table-repeat", "table-get", "sum-warm", "sum-first", "memory",
     "script",
 ]  # fmt: skip

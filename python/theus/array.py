@@ -26,6 +26,7 @@ __all__ = [
     "Handle",
     "ShmArray",
     "describe_dtype",
+    "empty_handle",
     "extent",
     "handle_of",
     "restore_dtype",
@@ -310,6 +311,20 @@ def handle_of(array: np.ndarray[Any, Any]) -> Handle | None:
     name, offset, _ = found
     plain = dtype.names is None and dtype.metadata is None and np.dtype(dtype.str) == dtype
     return name, offset + first - low, array.shape, array.strides, dtype.str if plain else dtype
+
+
+def empty_handle(array: np.ndarray[Any, Any]) -> Handle | None:
+    """Return the handle of an array without items that was made of a published segment's buffer.
+
+    It has no bytes to be found by. Its offset is that of the segment.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if array.size or not isinstance(base, _theus.Buffer):
+        return None
+    found = _theus.locate(base.address, 1)
+    return found and (found[0], 0, array.shape, array.strides, array.dtype.str)
 
 
 def view_handle(

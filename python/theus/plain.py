@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from theus import _theus, wire
-from theus.array import ShmArray, attach_segment, handle_of, view_segment
+from theus.array import ShmArray, attach_segment, empty_handle, handle_of, view_segment
 from theus.culprit import find_culprit, items_of
 from theus.entry import Entry, view_described, view_entry
 from theus.errors import NotPlainError, ProtocolError
@@ -191,10 +191,12 @@ class _Encoder:
 def describe(value: Any, pin: Pin) -> tuple[dict[str, Any], Segment] | None:
     """Return the descriptor of an array or table of the heavy zone, and what keeps its bytes."""
     if type(value) in (np.ndarray, ShmArray):
-        handle = handle_of(value)
+        handle = handle_of(value) or empty_handle(value)
         held = None if handle is None else pin(handle[0])
-        if held is None:
+        if handle is None or held is None:
             return None
+        if not value.size:
+            handle = (handle[0], held.body_offset, *handle[2:])
         whole = held.kind == "tensor" and handle_of(view_segment(held)) == handle
         entry = Entry(held.key, held, handle=None if whole else handle)
         return entry.descriptor(held.key), held
@@ -266,8 +268,13 @@ def _size(value: Any) -> str:
 
 
 def _advice(value: Any) -> str:
+    if getattr(value, "nbytes", None) == 0 or getattr(value, "num_rows", None) == 0:
+        return "Nothing tells where it lies, as it has no items: pass its name instead"
     if _is_array(value):
-        return "Put it there first, engine.heavy.put(name, ...), and pass what that returns"
+        put = "Put it there first, engine.heavy.put(name, ...), and pass what that returns"
+        if isinstance(value, np.ndarray):
+            return put
+        return f"{put}. Of a table that is there, pass columns by table.select, rows by table.slice"
     return (
         "Pass None, numbers, str, bytes, lists and dicts of them, and arrays and tables of the "
         "heavy zone"

@@ -108,7 +108,7 @@ class Plain:
     """An executable in another language: functions by name, and plain values."""
 
     capability = "plain"
-    lacks = frozenset({"pickle", "empty parts"})
+    lacks = frozenset({"pickle"})
     form, call = 3, 4
     panic_cause, inputs_cause = PANICKED, INPUTS
     panic_error = theus.NativePanicError

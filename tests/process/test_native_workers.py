@@ -79,6 +79,11 @@ def test_what_is_not_plain_is_refused_before_it_is_sent(engine):
         engine.submit(native("book.echo"), x=[np.arange(5)])
     with pytest.raises(theus.NotPlainError, match=r"inputs\['item'\]"):
         list(engine.map(native("book.double"), [{1}]))
+    table = engine.heavy.put("t", pa.table({"a": range(9)}))
+    with pytest.raises(theus.NotPlainError, match=r"inputs\['x'\] .*table\.select"):
+        engine.submit(native("book.echo"), x=table["a"])
+    with pytest.raises(theus.NotPlainError, match="pass its name instead"):
+        engine.submit(native("book.echo"), x=table.slice(3, 0))
 
 
 def test_the_state_is_seen_in_each_version(engine):

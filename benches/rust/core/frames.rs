@@ -81,7 +81,7 @@ fn hand_over(criterion: &mut Criterion) {
         let reader = Session::attach(session.id().clone()).unwrap();
         let worker = serve(worker, SPIN, move |name| {
             let segment = reader.get(str::from_utf8(name).unwrap()).unwrap();
-            look(segment.tensor().unwrap().items());
+            look(segment.tensor().unwrap().as_slice().unwrap());
         });
         bencher.iter(|| ask(&mut owner, SPIN, b"payload"));
         end(owner, worker);
@@ -89,7 +89,7 @@ fn hand_over(criterion: &mut Criterion) {
     group.bench_function("in the frame", |bencher| {
         let (mut owner, worker) = connected();
         let worker = serve(worker, SPIN, look);
-        bencher.iter(|| ask(&mut owner, SPIN, payload.items()));
+        bencher.iter(|| ask(&mut owner, SPIN, payload.as_slice().unwrap()));
         end(owner, worker);
     });
     group.finish();

@@ -69,7 +69,7 @@ fn attach(criterion: &mut Criterion, name: &str, data: &[u8]) {
     group.bench_function("view", |bencher| {
         bencher.iter(|| {
             let tensor = reader.get("tensor").unwrap().tensor::<u8>().unwrap();
-            black_box(tensor.items().last());
+            black_box(tensor.as_slice().unwrap().last());
         });
     });
     let path = session.get("tensor").unwrap().name().path();

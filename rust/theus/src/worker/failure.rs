@@ -20,6 +20,7 @@ pub type Result<T> = std::result::Result<T, TaskError>;
 pub(super) enum Cause {
     Raised = 0,
     Unsendable = 1,
+    Unknown = 2,
     Inputs = 3,
     Panicked = 4,
     Stopped = 5,

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{Context, Shared};
 use super::entry::Segments;
-use super::failure::TaskError;
+use super::failure::{Cause, TaskError};
 use super::launch::{Launch, launch};
 use super::panics::Panics;
 use super::registry::Registry;
@@ -267,7 +267,8 @@ impl Task<'_> {
         let name = self.functions.get(&function);
         let name = name.ok_or_else(|| unknown(format!("no function {function} was sent")))?;
         let task = self.registry.get(name);
-        let task = task.ok_or_else(|| unknown(format!("this worker has no task {name:?}")))?;
+        let missing = || format!("this worker has no task {name:?}");
+        let task = task.ok_or_else(|| TaskError::of(Cause::Unknown, "unknown", missing()))?;
         let context = Context {
             inputs,
             state,
