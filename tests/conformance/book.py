@@ -1,14 +1,10 @@
 #!/usr/bin/env python3
-"""The suite's tasks for a worker that knows ``schemas/`` alone: tests/process/by_the_book.py."""
+"""The suite's tasks for a worker that knows ``schemas/`` alone: by_the_book.py."""
 
 import os
 import signal
 import struct
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "process"))
 
 import by_the_book as book
 

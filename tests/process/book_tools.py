@@ -7,7 +7,7 @@ from pathlib import Path
 
 from theus import native
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1] / "conformance"
 BOOK = HERE / "by_the_book.py"
 DEADLINE_S = 30
 
