@@ -8,6 +8,8 @@ from owner import Owner
 
 from theus import _theus
 
+DEADLINE_S = 30
+
 skipped = {name: set() for name in DIALECTS}
 """What tests needed that an implementation lacks."""
 
@@ -63,3 +65,13 @@ def owner(start):
     owner = start()
     owner.greet()
     return owner
+
+
+@pytest.fixture
+def run(dialect, engine):
+    """Run a task of the test's engine, by name, to its result."""
+
+    def run(name, **inputs):
+        return engine.submit(dialect.task(name), **inputs).result(DEADLINE_S)
+
+    return run

@@ -19,14 +19,6 @@ def engine(dialect):
 
 
 @pytest.fixture
-def run(dialect, engine):
-    def run(name, **inputs):
-        return engine.submit(dialect.task(name), **inputs).result(DEADLINE_S)
-
-    return run
-
-
-@pytest.fixture
 def alone(dialect):
     """An engine with one worker, which is ready."""
     with dialect.engine(workers=1) as engine:

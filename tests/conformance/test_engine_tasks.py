@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
+from values import MANY, PLAIN
 
 import theus
 from theus.array import handle_of
@@ -33,14 +33,6 @@ VALUES = [
 def engine(dialect):
     with dialect.engine({"rate": 0.5, "names": ["ä", "b"], "thing": {1, 2}}) as engine:
         yield engine
-
-
-@pytest.fixture
-def run(dialect, engine):
-    def run(name, **inputs):
-        return engine.submit(dialect.task(name), **inputs).result(DEADLINE_S)
-
-    return run
 
 
 def used_falls_to(engine, limit):
@@ -72,23 +64,7 @@ def test_nan_comes_back(run):
     assert math.isnan(run("echo", value=math.nan))
 
 
-PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False)
-    | st.text()
-    | st.binary(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=15,
-)
-
-
-@settings(
-    max_examples=100,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+@MANY
 @given(value=PLAIN)
 def test_any_plain_value_comes_back(run, value):
     assert run("echo", value=value) == value

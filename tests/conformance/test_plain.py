@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from dialects import INPUTS, RAISED, UNKNOWN
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 from owner import describe
+from values import MANY, PLAIN
 
 from theus import _theus
 
@@ -71,24 +71,8 @@ def test_floats_come_back_bit_for_bit(ready, value):
     assert echo(ready, data) == data
 
 
-VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False)
-    | st.text()
-    | st.binary(),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
-    max_leaves=20,
-)
-
-
-@settings(
-    max_examples=200,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(value=VALUES)
+@MANY
+@given(value=PLAIN)
 def test_any_value_comes_back(ready, value):
     assert ready.call("echo", value=value) == value
 
