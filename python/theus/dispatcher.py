@@ -113,6 +113,7 @@ class Dispatcher:
         self._numbers = itertools.count(1)
         self._announced = self._announced_at = 0
         self.workers = workers
+        self._program = program
         self._closed = False
         self._epoll = select.epoll()
         self._pool = WorkerPool(
@@ -177,6 +178,11 @@ class Dispatcher:
             with self._lock:
                 deliveries = self._assignment.assign()
             self._deliver(deliveries)
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether the workers take several calls of a function in one task."""
+        return self._program.takes_items
 
     def estimate(self, reference: Reference) -> float:
         """Return how many seconds a task of this function should take; infinity if unknown."""

@@ -127,6 +127,8 @@ class Dispatchers:
     ) -> tuple[str, ...]:
         """Start a worker of a native program, and return the tasks that it has.
 
+        One that was started before is not started again.
+
         Raises
         ------
         NativeWorkerError
@@ -134,13 +136,16 @@ class Dispatchers:
         ValueError
             If there would be more workers than an engine may have.
         """
+        program = NativeProgram(os.path.abspath(path), arguments, environment)  # noqa: PTH100 - no link is to be followed
+        for native in self._tasks.values():
+            if native.program.path == program.path:
+                return native.program.same_as(program).tasks
         if self._count + count > MAX_WORKERS:
             msg = (
                 f"an engine has up to {MAX_WORKERS} workers of all programs together: "
                 f"there are {self._count}, and {count} more are asked for"
             )
             raise ValueError(msg)
-        program = NativeProgram(os.path.abspath(path), arguments, environment)  # noqa: PTH100 - no link is to be followed
         dispatcher = self._make(program, count)
         try:
             self._start_first(program, dispatcher)

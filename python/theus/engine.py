@@ -438,7 +438,7 @@ class TheusEngine:
         """
         self._check_open()
         dispatcher = self._dispatchers.of(fn)
-        stream = self._packing.stream(fn)
+        stream = self._packing.stream(fn, takes_items=dispatcher.takes_items)
 
         def send(items: Sequence[wire.Message]) -> ItemFuture[Any]:
             future: ItemFuture[Any] = ItemFuture(dispatcher)

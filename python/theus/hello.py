@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from theus.errors import ProtocolError
 
-__all__ = ["PICKLE", "PLAIN", "Hello"]
+__all__ = ["ITEMS", "PICKLE", "PLAIN", "Hello"]
 
-PICKLE, PLAIN = "pickle", "plain"
-"""The capabilities: Python functions and values as pickles, or functions by name, plain values."""
+PICKLE, PLAIN, ITEMS = "pickle", "plain", "items"
+"""The capabilities: pickled functions and values; functions by name, plain values; several calls
+of one in a task."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from theus import plain
 from theus.errors import (
     CorruptSegmentError,
     EntryNotFoundError,
@@ -20,7 +19,7 @@ from theus.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["load_native_error"]
+__all__ = ["make_native_error"]
 
 _CAUSE_UNLOADED, _CAUSE_INPUTS, _CAUSE_PANICKED = 2, 3, 4
 
@@ -31,30 +30,28 @@ _BY_MEANING: dict[str, Callable[[str], Exception]] = {
 }
 
 
-def load_native_error(task: str, cause: int, data: bytes, traceback: bytes) -> Exception:
-    """Return the exception for an ERROR frame.
+def make_native_error(task: str, cause: int, said: Any, traceback: bytes) -> Exception:
+    """Return the exception for what ended a native task.
 
     Parameters
     ----------
     task : str
         The task's name.
     cause : int
-        As in the frame.
-    data : bytes
-        What ``schemas/values.json`` calls an error; nothing if its function is unknown.
+        As in an ERROR frame.
+    said : object
+        What ``schemas/values.json`` calls an error.
     traceback : bytes
         Its text, perhaps none.
 
     Raises
     ------
     ProtocolError
-        If `data` is no such thing.
+        If `said` is no such thing.
     """
     if cause == _CAUSE_UNLOADED:
         said = {"type": "unknown task", "message": "its worker has no task of this name any more"}
-    else:
-        said = _read(plain.decode(data))
-    error = _make(task, cause, said)
+    error = _make(task, cause, _read(said))
     if traceback:
         error.__cause__ = RemoteTraceback(traceback.decode(errors="replace"))
     return error

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from theus import plain, wire
+from theus import native_items, plain, wire
 from theus.arrivals import Failure
-from theus.native_errors import load_native_error
-from theus.tasks import CALL_NATIVE
+from theus.native_errors import make_native_error
+from theus.tasks import CALL_NATIVE, CALL_NATIVE_ITEMS
 
 if TYPE_CHECKING:
     from theus.tasks import Task
@@ -27,25 +27,27 @@ def load(task: Task, *, success: bool, value: Any) -> tuple[bool, Any]:
     value : bytes, Message, Failure or BaseException
         What came of it.
     """
-    is_native = task.call == CALL_NATIVE
     try:
         if success:
-            return True, _load_plain(value) if is_native else wire.loads(value)
+            return True, _load_result(task, value)
         if isinstance(value, Failure):
-            return False, _load_failure(task, value, is_native=is_native)
+            return False, _load_failure(task, value)
     except BaseException as error:  # noqa: BLE001 - loading runs code of the user's classes
         return False, error
     return False, value
 
 
-def _load_plain(value: bytes | wire.Message) -> Any:
-    if isinstance(value, bytes):
-        return plain.decode(value)
-    return plain.decode(value.data, value.outputs)
+def _load_result(task: Task, value: bytes | wire.Message) -> Any:
+    if task.call not in (CALL_NATIVE, CALL_NATIVE_ITEMS):
+        return wire.loads(value)
+    data, outputs = (value, ()) if isinstance(value, bytes) else (value.data, value.outputs)
+    if task.call == CALL_NATIVE:
+        return plain.decode(data, outputs)
+    return native_items.load(task.reference.name, data, outputs)
 
 
-def _load_failure(task: Task, failure: Failure, *, is_native: bool) -> BaseException:
-    if is_native:
-        name, data = task.reference.name, failure.message.data
-        return load_native_error(name, failure.cause, data, failure.traceback)
+def _load_failure(task: Task, failure: Failure) -> BaseException:
+    if task.call in (CALL_NATIVE, CALL_NATIVE_ITEMS):
+        said = plain.decode(failure.message.data) if failure.message.data else None
+        return make_native_error(task.reference.name, failure.cause, said, failure.traceback)
     return wire.load_error(failure.message, failure.traceback)

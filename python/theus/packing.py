@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from theus import chunks, plain, wire
+from theus import chunks, native_items, plain, wire
 from theus.contracts import require_context
 from theus.native_tasks import NativeTask
-from theus.tasks import CALL_CONTEXT, CALL_ITEM, CALL_ITEMS, CALL_NATIVE, Outcome, Task
+from theus.tasks import (
+    CALL_CONTEXT,
+    CALL_ITEM,
+    CALL_ITEMS,
+    CALL_NATIVE,
+    CALL_NATIVE_ITEMS,
+    Outcome,
+    Task,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -115,8 +123,8 @@ class Packing:
         reference = self._references.of(fn)
         return Task(reference, state, call=call, inputs=message, outcome=outcome, timeout=timeout)
 
-    def stream(self, fn: Callable[..., Any] | NativeTask) -> Stream:
-        """Return what makes tasks of `fn` with an item each.
+    def stream(self, fn: Callable[..., Any] | NativeTask, *, takes_items: bool) -> Stream:
+        """Return what makes tasks of `fn` with an item each, or several if its workers take them.
 
         Raises
         ------
@@ -130,13 +138,21 @@ class Packing:
             def pack(item: object) -> wire.Message:
                 return plain.encode({"item": item}, self._pin, label="inputs")
 
-            return Stream(self._references.of(fn), state, pack, is_native=True)
+            return Stream(
+                self._references.of(fn),
+                state,
+                pack,
+                join=native_items.join if takes_items else None,
+                calls=(CALL_NATIVE, CALL_NATIVE_ITEMS),
+            )
         require_context(fn, for_items=True)
 
         def pickle(item: object) -> wire.Message:
             return self.pickle(item, "item")
 
-        return Stream(self._references.of(fn), state, pickle, is_native=False)
+        return Stream(
+            self._references.of(fn), state, pickle, join=chunks.join, calls=(CALL_ITEM, CALL_ITEMS)
+        )
 
 
 class Stream:
@@ -156,26 +172,27 @@ class Stream:
         state: State,
         pack: Callable[[object], wire.Message],
         *,
-        is_native: bool,
+        join: Callable[[Sequence[wire.Message]], wire.Message] | None,
+        calls: tuple[int, int],
     ) -> None:
         self.reference = reference
         self.pack = pack
         self._state = state
-        self._is_native = is_native
+        self._join = join
+        self._calls = calls
 
     def size_for(self, estimate_s: float) -> int:
         """Return how many items should go together that take so many seconds each."""
-        return 1 if self._is_native else chunks.size_for(estimate_s)
+        return 1 if self._join is None else chunks.size_for(estimate_s)
 
     def task(self, items: Sequence[wire.Message], outcome: Outcome) -> Task:
         """Return the task of one item, or of a chunk."""
-        alone = len(items) == 1
-        call = CALL_NATIVE if self._is_native else CALL_ITEM if alone else CALL_ITEMS
+        alone = len(items) == 1 or self._join is None
         return Task(
             self.reference,
             self._state,
-            call=call,
-            inputs=items[0] if alone else chunks.join(items),
+            call=self._calls[not alone],
+            inputs=items[0] if self._join is None or alone else self._join(items),
             outcome=outcome,
             weight=len(items),
         )

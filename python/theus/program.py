@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from theus._theus import PROTOCOL_VERSION
 from theus.errors import NativeWorkerError, ProtocolError, WorkerStartError
-from theus.hello import PICKLE, PLAIN
+from theus.hello import ITEMS, PICKLE, PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -51,6 +51,11 @@ class Program(Protocol):
     """
 
     takes_pickles: bool
+
+    @property
+    def takes_items(self) -> bool:
+        """Whether its workers take several calls of a function in one task."""
+        ...
 
     def spawn(
         self, launch: str, descriptors: Sequence[int], stderr: int, threads: int
@@ -88,12 +93,17 @@ class Program(Protocol):
 
 
 _MAX_ATTEMPTS = 3
+_REPLACED = (
+    "it was replaced since it was started first, and the workers of an engine run one program: "
+    "make a new engine for the new one"
+)
 
 
 class PythonProgram:
     """The loop of this package, in this very interpreter."""
 
     takes_pickles = True
+    takes_items = True
 
     def spawn(
         self, launch: str, descriptors: Sequence[int], stderr: int, threads: int
@@ -148,6 +158,28 @@ class NativeProgram:
         self.hello: Hello | None = None
         self._command = [path, *arguments]
         self._environment = dict(environment)
+        self._stamp = _stamp(path)
+
+    @property
+    def takes_items(self) -> bool:
+        """See :class:`Program`."""
+        return self.hello is not None and ITEMS in self.hello.capabilities
+
+    def same_as(self, other: NativeProgram) -> Hello:
+        """Return what this said, if `other` of the same path would say it again.
+
+        Raises
+        ------
+        NativeWorkerError
+            If that would be another program, or run in another way.
+        """
+        if self._stamp != other._stamp:
+            raise NativeWorkerError(self.path, _REPLACED)
+        if (self._command, self._environment) != (other._command, other._environment):
+            reason = "it runs already, with other arguments or variables: names of tasks are unique"
+            raise NativeWorkerError(self.path, reason)
+        assert self.hello is not None  # noqa: S101 - as it is registered
+        return self.hello
 
     def spawn(
         self, launch: str, descriptors: Sequence[int], stderr: int, threads: int
@@ -157,8 +189,11 @@ class NativeProgram:
         Raises
         ------
         NativeWorkerError
-            If the file cannot be run.
+            If the file cannot be run, or is another one than before: the workers of an engine run
+            one program.
         """
+        if self._stamp != _stamp(self.path):
+            raise NativeWorkerError(self.path, _REPLACED)
         variables = (*_THREAD_VARIABLES, "RAYON_NUM_THREADS")
         environment = _environment(launch, variables, threads, self._environment)
         try:
@@ -174,15 +209,13 @@ class NativeProgram:
         if PLAIN not in hello.capabilities:
             reason = f"it is a worker ({hello.library}), but takes no plain values"
             raise NativeWorkerError(self.path, reason)
+        if not hello.tasks:
+            reason = "it has no tasks: register some in what is given to theus::worker::serve"
+            raise NativeWorkerError(self.path, reason)
         if self.hello is None:
             self.hello = hello
-        missing = [name for name in self.hello.tasks if name not in hello.tasks]
-        if missing:
-            reason = (
-                f"it was replaced: it no longer has {', '.join(missing)}. "
-                "Make a new engine for the new program"
-            )
-            raise NativeWorkerError(self.path, reason)
+        elif (self.hello.tasks, self.hello.capabilities) != (hello.tasks, hello.capabilities):
+            raise NativeWorkerError(self.path, _REPLACED)
 
     def start_error(
         self, attempts: int, status: int, stderr: str, broken: Exception | None
@@ -207,8 +240,11 @@ class NativeProgram:
         elif status < 0:
             reason = f"it was ended by signal {-status} before it said hello"
         else:
-            reason = f"it left with exit code {status} before it said hello"
-        wrote = f". It wrote:\n\n{stderr}" if stderr else ", and wrote nothing"
+            reason = (
+                f"it left with exit code {status} before it said hello: does it call "
+                "theus::worker::serve?"
+            )
+        wrote = f" It wrote:\n\n{stderr}" if stderr else " It wrote nothing to its standard error"
         return NativeWorkerError(self.path, reason + wrote)
 
     def no_worker(self, broken: Exception, stderr: str) -> NativeWorkerError:
@@ -230,6 +266,8 @@ class NativeProgram:
         return error
 
     def _why_not(self, error: OSError) -> str | None:
+        if error.errno == errno.EACCES and Path(self.path).is_dir():
+            return "it is a directory: give the path of the program in it"
         if error.errno == errno.EACCES:
             return "it may not be executed: chmod +x it, if it is a program"
         if error.errno == errno.ENOEXEC:
@@ -239,6 +277,14 @@ class NativeProgram:
                 return "the interpreter that its #! line names does not exist"
             return "there is no such file: build the program first, and give its path"
         return None
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _environment(

@@ -23,6 +23,7 @@ __all__ = [
     "CALL_ITEM",
     "CALL_ITEMS",
     "CALL_NATIVE",
+    "CALL_NATIVE_ITEMS",
     "CALL_PLAIN",
     "ItemFuture",
     "LoopOutcome",
@@ -34,7 +35,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS, CALL_NATIVE = range(5)
+CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS, CALL_NATIVE, CALL_NATIVE_ITEMS = range(6)
 """How a function is called, as in TASK frames."""
 
 

@@ -49,7 +49,7 @@ fn hand_over(array: &dyn Array) -> Result<Chunk, Box<dyn Error>> {
 /// Whether a column's numbers are the segment's own bytes; `None` if it has none.
 fn lies_in(segment: &Segment, column: &Column) -> Option<bool> {
     let series = column.as_materialized_series();
-    let start = segment.mapping().address();
+    let start = segment.mapping().ok()?.address();
     let inside = |address: usize| (start..start + segment.length()).contains(&address);
     let chunk = series.chunks().first()?.as_any();
     if let Some(numbers) = chunk.downcast_ref::<polars_arrow::array::PrimitiveArray<f64>>() {

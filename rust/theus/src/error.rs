@@ -91,13 +91,13 @@ pub enum Error {
         key: String,
     },
     /// An entry with items of another type, or none.
-    #[error("entry {key:?} has items of type {found}, not {expected}")]
+    #[error("entry {key:?} is {found}, not a tensor of {expected}")]
     DtypeMismatch {
         /// The entry.
         key: String,
-        /// The type that was asked for.
-        expected: String,
-        /// The type that it has.
+        /// The type that was asked for, as Rust calls it.
+        expected: &'static str,
+        /// What it is.
         found: String,
     },
     /// A tensor of another shape than was asked for.

@@ -149,7 +149,7 @@ impl<T: Element> Tensor<T> {
         {
             return Err(Error::CorruptSegment {
                 segment: self.key,
-                reason: format!("it has no items of type {} at {place:?}", T::TYPE.code()),
+                reason: format!("it has no items of type {} at {place:?}", T::TYPE.name()),
             });
         }
         Ok(Self { place, ..self })
@@ -325,16 +325,16 @@ pub(crate) fn is_dtype_of<T: Element>(dtype: &str) -> bool {
 pub(crate) fn spec_of<T: Element>(spec: &Spec) -> Result<&TensorSpec> {
     let mismatch = |found: String| Error::DtypeMismatch {
         key: spec.key().to_owned(),
-        expected: T::TYPE.code().to_owned(),
+        expected: T::TYPE.name(),
         found,
     };
     match spec {
         Spec::Tensor(spec) if spec.element != T::TYPE && spec.dtype.is_none() => {
-            Err(mismatch(spec.element.code().to_owned()))
+            Err(mismatch(format!("a tensor of {}", spec.element.name())))
         }
         Spec::Tensor(spec) => match &spec.dtype {
             Some(dtype) if spec.element != T::TYPE || !is_integer_of(dtype, spec.element) => {
-                Err(mismatch(dtype.clone()))
+                Err(mismatch(format!("a tensor of numpy's {dtype}")))
             }
             _ => Ok(spec),
         },

@@ -21,6 +21,9 @@ use crate::output::Output;
 use crate::tensor::Element;
 use crate::zone::Zone;
 
+/// So many names are told to who asks for another one.
+const MAX_NAMED: usize = 20;
+
 /// How much a line of the log matters: as Python's `logging` counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the names say it")]
@@ -66,7 +69,9 @@ impl Context<'_> {
         self.scope
             .enter(|| value::decode(self.inputs))
             .map_err(|error| {
-                let reason = format!("the inputs do not fit: {error}");
+                let reason = self
+                    .scope
+                    .enter(|| value::explain::<T>(self.inputs, &error));
                 TaskError::of(Cause::Inputs, std::any::type_name::<T>(), reason)
             })
     }
@@ -98,13 +103,18 @@ impl Context<'_> {
     /// and stays for later tasks.
     ///
     /// # Errors
-    /// [`Error::EntryNotFound`], or one of the machine's limits.
-    pub fn heavy(&self, name: &str) -> crate::Result<Entry> {
-        let found = self.state.entries.get(name);
-        let descriptor = found.ok_or_else(|| Error::EntryNotFound {
-            key: name.to_owned(),
-        })?;
-        self.shared.segments.open(descriptor, self.scope.task())
+    /// If there is none of this name: the caller gets an `EntryNotFoundError`. Or one of the machine's
+    /// limits.
+    pub fn heavy(&self, name: &str) -> Result<Entry> {
+        if let Some(descriptor) = self.state.entries.get(name) {
+            return Ok(self.shared.segments.open(descriptor, self.scope.task())?);
+        }
+        let mut known: Vec<&str> = self.heavy_names().collect();
+        known.sort_unstable();
+        known.truncate(MAX_NAMED);
+        let key = name.to_owned();
+        let error = TaskError::from(Error::EntryNotFound { key });
+        Err(error.saying(format!("the state has no entry {name:?}; it has {known:?}")))
     }
 
     /// The names of all entries, in no order.

@@ -53,8 +53,8 @@ impl Entry {
         if !dtype.is_some_and(is_dtype_of::<T>) {
             return Err(Error::DtypeMismatch {
                 key: self.descriptor.key.clone(),
-                expected: T::TYPE.code().to_owned(),
-                found: dtype.map_or_else(|| view.dtype.to_string(), str::to_owned),
+                expected: T::TYPE.name(),
+                found: format!("a tensor of numpy's {}", view.dtype),
             });
         }
         let View {

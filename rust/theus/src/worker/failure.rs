@@ -34,12 +34,12 @@ pub(super) enum Cause {
 pub struct TaskError {
     pub(super) cause: Cause,
     pub(super) trace: String,
-    description: Description,
+    pub(super) description: Description,
 }
 
 /// `schemas/values.json#/$defs/error`.
 #[derive(Debug, Serialize)]
-struct Description {
+pub(super) struct Description {
     r#type: String,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,6 +75,12 @@ impl TaskError {
         let mut made = Self::new(kind, message);
         made.description.meaning = known;
         made
+    }
+
+    /// The same with other words.
+    pub(super) fn saying(mut self, message: String) -> Self {
+        self.description.message = message;
+        self
     }
 
     pub(super) fn of(cause: Cause, kind: impl Into<String>, message: impl Into<String>) -> Self {

@@ -54,6 +54,7 @@ mod registry;
 mod scope;
 mod server;
 mod state;
+mod task;
 mod value;
 
 pub use context::{Context, Level};

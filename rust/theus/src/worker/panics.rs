@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::backtrace::Backtrace;
+use std::env;
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
@@ -111,8 +112,11 @@ impl Inner {
 
     /// Shows what did not end the task, now that it has ended: nobody died of it.
     fn pass_on(&self, noted: Vec<Note>) {
+        let whole = env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
         for note in noted {
-            let _ = writeln!(io::stderr(), "{}", note.text);
+            let first = note.text.lines().next().unwrap_or_default();
+            let text = if whole { &note.text } else { first };
+            let _ = writeln!(io::stderr(), "{text}");
         }
         let mut start = [0; 1];
         if self

@@ -17,14 +17,13 @@ use rayon::ThreadPoolBuilder;
 use rustix::stdio::dup2_stderr;
 use serde::{Deserialize, Serialize};
 
-use super::context::{Context, Shared};
+use super::context::Shared;
 use super::entry::Segments;
-use super::failure::{Cause, TaskError};
 use super::launch::{Launch, launch};
 use super::panics::Panics;
 use super::registry::Registry;
-use super::scope::Scope;
 use super::state::States;
+use super::task::Task;
 use crate::budget::Budget;
 use crate::descriptor::SessionId;
 use crate::dispatch::{
@@ -38,9 +37,8 @@ use crate::zone::Zone;
 const SPIN: Duration = Duration::from_micros(50);
 /// Longer than the kernel takes to end a process with much memory.
 const OWNER_ENDS: Duration = Duration::from_secs(30);
-/// The form of functions by name, and the call of tasks with plain values.
+/// The form of functions by name.
 const BY_NAME: u64 = 3;
-const PLAIN: u64 = 4;
 
 static SERVES: AtomicBool = AtomicBool::new(false);
 
@@ -90,7 +88,7 @@ fn follow(launch: Launch, register: impl FnOnce(&mut Registry)) -> Result<()> {
     let hello = Hello {
         language: "rust",
         library: concat!("theus ", env!("CARGO_PKG_VERSION")),
-        capabilities: ["plain"],
+        capabilities: ["plain", "items"],
         tasks: registry.names().collect(),
     };
     let hello = serde_json::to_vec(&hello).unwrap_or_default();
@@ -140,7 +138,7 @@ fn leave(why: &str, error: &Error) -> ! {
 struct Hello<'a> {
     language: &'static str,
     library: &'static str,
-    capabilities: [&'static str; 1],
+    capabilities: [&'static str; 2],
     tasks: Vec<&'a str>,
 }
 
@@ -218,91 +216,6 @@ fn take_function(
     let named: Named = serde_json::from_slice(definition).map_err(|error| error.to_string())?;
     functions.insert(number, named.name);
     Ok(())
-}
-
-/// What a task is run with.
-struct Task<'a> {
-    registry: &'a Registry,
-    states: &'a States,
-    functions: &'a HashMap<u64, String>,
-    shared: &'a Shared,
-    panics: &'a Panics,
-}
-
-impl Task<'_> {
-    /// Runs the task of a TASK frame, and answers it.
-    fn run(&self, frame: &Frame<'_>) -> Result<()> {
-        let mut fields = frame.fields();
-        let mut field = || fields.next().unwrap_or(0);
-        let (number, version, function, call) = (field(), field(), field(), field());
-        let inputs = frame.attachments().next().unwrap_or_default();
-        let control = &self.shared.control;
-        control.set_running(number);
-        let since = Instant::now();
-        let scope = Scope::new(number);
-        let outcome = if call == PLAIN {
-            self.outcome(version, function, inputs, &scope)
-        } else {
-            Err(TaskError::new(
-                "call",
-                "this worker takes plain values only",
-            ))
-        };
-        let took = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.answer(took, outcome, &scope)?;
-        control.set_running(0);
-        Ok(())
-    }
-
-    fn outcome(
-        &self,
-        version: u64,
-        function: u64,
-        inputs: &[u8],
-        scope: &Scope,
-    ) -> std::result::Result<Vec<u8>, TaskError> {
-        let unknown = |what: String| TaskError::new("unknown", what);
-        let state = self.states.get(version);
-        let state = state.ok_or_else(|| unknown(format!("no state {version} was sent")))?;
-        let name = self.functions.get(&function);
-        let name = name.ok_or_else(|| unknown(format!("no function {function} was sent")))?;
-        let task = self.registry.get(name);
-        let missing = || format!("this worker has no task {name:?}");
-        let task = task.ok_or_else(|| TaskError::of(Cause::Unknown, "unknown", missing()))?;
-        let context = Context {
-            inputs,
-            state,
-            shared: self.shared,
-            scope: scope.clone(),
-        };
-        context.check_cancelled()?;
-        self.panics.catch(|| task(&context))
-    }
-
-    fn answer(
-        &self,
-        took: u64,
-        outcome: std::result::Result<Vec<u8>, TaskError>,
-        scope: &Scope,
-    ) -> Result<()> {
-        let mut sender = self.shared.sender();
-        let outcome = outcome.and_then(|result| {
-            for (place, output) in scope.referred().iter().enumerate() {
-                let file = output.hand_over()?;
-                let fields = [place as u64, output.length() as u64];
-                sender.send_carrying_blocking(Kind::Output, &fields, file)?;
-            }
-            Ok(result)
-        });
-        match outcome {
-            Ok(result) => sender.send_blocking(Kind::Result, &[scope.task(), took], &[&result]),
-            Err(error) => {
-                let fields = [scope.task(), took, error.cause as u64];
-                let described = error.encode();
-                sender.send_blocking(Kind::Error, &fields, &[&described, error.trace.as_bytes()])
-            }
-        }
-    }
 }
 
 /// Goes on with the owner's standard error; what was written so far is in `trace`.

@@ -220,6 +220,48 @@ pub(super) fn decode<'de, T: Deserialize<'de>>(
     rmp_serde::from_slice(bytes)
 }
 
+/// Why `bytes` are no `T`, and where in them, if that can be told.
+pub(super) fn explain<'de, T: Deserialize<'de>>(
+    bytes: &'de [u8],
+    error: &rmp_serde::decode::Error,
+) -> String {
+    let mut deserializer = rmp_serde::Deserializer::from_read_ref(bytes);
+    let found = serde_path_to_error::deserialize::<_, T>(&mut deserializer);
+    let place = match &found {
+        Err(error) if error.path().iter().len() > 0 => format!("{}: ", error.path()),
+        _ => String::new(),
+    };
+    let what = match error {
+        rmp_serde::decode::Error::TypeMismatch(marker) => {
+            format!("{} does not fit", named(&format!("{marker:?}")))
+        }
+        other => other.to_string(),
+    };
+    format!("{place}{what}")
+}
+
+/// What a value is that begins so, in the words of its sender.
+fn named(marker: &str) -> &'static str {
+    let kinds = [
+        ("Null", "None"),
+        ("True", "a bool"),
+        ("False", "a bool"),
+        ("F", "a float"),
+        ("FixStr", "a str"),
+        ("Str", "a str"),
+        ("Bin", "bytes"),
+        ("FixArray", "a list"),
+        ("Array", "a list"),
+        ("FixMap", "a dict"),
+        ("Map", "a dict"),
+        ("FixExt", "an array or a table of the heavy zone"),
+        ("Ext", "an array or a table of the heavy zone"),
+    ];
+    let name = marker.trim_end_matches(|letter: char| !letter.is_alphabetic());
+    let found = kinds.iter().find(|(kind, _)| *kind == name);
+    found.map_or("an int", |(_, words)| words)
+}
+
 /// What the value is that its owner could not send, if it is such a one.
 pub(super) fn opaque(bytes: &[u8]) -> Option<String> {
     let Extension((kind, payload)) = decode(bytes).ok()?;

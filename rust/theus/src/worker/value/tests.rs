@@ -155,3 +155,32 @@ fn numbers_are_taken_as_what_they_can_be() {
         r#"Map({"a": List([Int(1), Text("b")])})"#
     );
 }
+
+#[test]
+fn what_does_not_fit_is_named_with_its_place() {
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "nothing is looked at but the error")]
+    struct Input {
+        counts: Vec<u8>,
+        name: Option<String>,
+    }
+
+    let why = |value: Json| {
+        let bytes = encode(&value).unwrap();
+        let error = decode::<Input>(&bytes).unwrap_err();
+        explain::<Input>(&bytes, &error)
+    };
+    assert_eq!(
+        why(json!({"counts": [1, "2"]})),
+        "counts[1]: a str does not fit"
+    );
+    assert_eq!(
+        why(json!({"counts": [1, 0.5]})),
+        "counts[1]: a float does not fit"
+    );
+    assert!(why(json!({"counts": [1, 300]})).starts_with("counts[1]: "));
+    assert_eq!(why(json!({"name": null})), "missing field `counts`");
+    assert!(why(json!({"counts": [], "name": {}})).starts_with("name: "));
+    assert_eq!(named("FixExt16"), named("Ext8"));
+    assert_eq!(named("FixPos(7)"), "an int");
+}
