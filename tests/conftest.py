@@ -12,8 +12,9 @@ import pytest
 
 import theus
 
-# Run by make fuzz-worker: it needs what the tests do not.
-collect_ignore = ["fuzz"]
+# The first is run by make fuzz-worker: it needs what the tests do not. The others have no examples, and
+# two modules of one name, as pytest wants them, would not be looked at for some.
+collect_ignore = ["fuzz", "conftest.py", "conformance/conftest.py"]
 
 SHARED_MEMORY = "/dev/shm/theus-*"
 GRACE_S = 3.0

@@ -174,6 +174,9 @@ class Assignment:
             failed, again = deaths.settle(worker, status, broken)
             deliveries += [(task, False, error) for task, error in failed]
             self._pending.extendleft(reversed(again))
+        elif any(other.ready for other in self._pool):  # those that run will come to its tasks
+            self._pending.extendleft(reversed(worker.queue))
+            self._pool.hold_off()
         else:  # none of its tasks has begun, and no other worker would do better
             deliveries += [(task, False, error) for task in (*worker.queue, *self._pending)]
             self._pending.clear()

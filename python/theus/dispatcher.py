@@ -39,7 +39,7 @@ from theus.driver import Driver
 from theus.errors import ProtocolError, SessionClosedError
 from theus.interrupts import InterruptsDeferred
 from theus.loops import Loops
-from theus.news import News
+from theus.outbox import Outbox
 from theus.pool import WorkerPool
 from theus.shortcuts import SPIN_S, ShortCuts
 from theus.stopping import GRACE_S, Stopping
@@ -143,6 +143,7 @@ class Dispatcher:
             self.pump, self._next_timeout, lambda: bool(self._unattended or self._stopping)
         )
         self._epoll.register(self._driver.wake, select.EPOLLIN)
+        self._outbox = Outbox(self._lock, self._settle, self._driver.tell)
 
     # --- what the engine calls ---
 
@@ -176,8 +177,8 @@ class Dispatcher:
     def _assign_first(self) -> None:
         with InterruptsDeferred():
             with self._lock:
-                deliveries = self._assignment.assign()
-            self._deliver(deliveries)
+                self._outbox.put(self._assignment.assign())
+            self._outbox.deliver()
 
     @property
     def takes_items(self) -> bool:
@@ -206,11 +207,20 @@ class Dispatcher:
         ------
         OSError, NativeWorkerError
             If it cannot be started.
+        SessionClosedError
+            If the engine is closed meanwhile.
         """
         with InterruptsDeferred(), self._lock:
             worker = self._pool.start()
             worker.deadline = time.monotonic() + wait_s
-        self._driver.drive(lambda: worker.ready or worker.failure is not None, None)
+
+        def settled() -> bool:
+            return worker.ready or worker.failure is not None or self._closed
+
+        self._driver.drive(settled, None)
+        if self._closed:
+            msg = "the engine was closed while the native worker started"
+            raise SessionClosedError(msg)
         return worker.failure
 
     def announce(self, state: State) -> None:
@@ -244,11 +254,10 @@ class Dispatcher:
             with self._lock:
                 if task in worker.queue:  # another thread may have had the outcome
                     self._pool.note_sent(worker, task)
-                deliveries = self._assignment.attend(
-                    worker, worker.channel.fileno(), select.EPOLLOUT
-                )
-                deliveries += self._assignment.assign()
-            self._deliver(deliveries)
+                attend, descriptor = self._assignment.attend, worker.channel.fileno()
+                self._outbox.put(attend(worker, descriptor, select.EPOLLOUT))
+                self._outbox.put(self._assignment.assign())
+            self._outbox.deliver()
 
     def take(self, worker: WorkerProcess, task: Task, frame: Frame) -> bool:
         """Deliver the outcome that was polled for; False if the task has to be sent otherwise."""
@@ -270,16 +279,15 @@ class Dispatcher:
 
     def _take_early(self, worker: WorkerProcess, task: Task, frame: Frame) -> None:
         """Take what came before the outcome that was polled for: news, or the worker's last."""
-        deliveries: list[Delivery] = []
         with InterruptsDeferred():
             with self._lock:
                 if frame[0] in news.KINDS:
-                    deliveries += self._assignment.take(worker, frame)
+                    self._outbox.put(self._assignment.take(worker, frame))
                 else:
                     msg = f"it answered with a frame of kind {frame[0]}, not its task's outcome"
-                    deliveries += self._assignment.bury(worker, ProtocolError(msg))
-                    deliveries += self._assignment.assign()
-            self._deliver(deliveries)
+                    self._outbox.put(self._assignment.bury(worker, ProtocolError(msg)))
+                    self._outbox.put(self._assignment.assign())
+            self._outbox.deliver()
         self.look_at(worker, task)
 
     def _poll_for(self, task: Task) -> None:
@@ -287,22 +295,20 @@ class Dispatcher:
         pool = self._pool
         if pool.estimate(task) > SPIN_S or not pool.has_core_for(len(pool.busy)):
             return
-        deliveries: list[Delivery] = []
         with InterruptsDeferred():
             with self._lock:
                 for worker in self._pool.busy:
                     if worker.queue and worker.queue[0] is task:
-                        deliveries = self._poll_worker(worker)
+                        self._poll_worker(worker)
                         break
-            self._deliver(deliveries)
+            self._outbox.deliver()
 
-    def _poll_worker(self, worker: WorkerProcess) -> list[Delivery]:
+    def _poll_worker(self, worker: WorkerProcess) -> None:
         with contextlib.suppress(EOFError, OSError, *BROKEN):  # which the next look says again
             if not worker.channel.poll(SPIN_S):
-                return []
-        return (
-            self._assignment.attend(worker, worker.channel.fileno(), 0) + self._assignment.assign()
-        )
+                return
+        self._outbox.put(self._assignment.attend(worker, worker.channel.fileno(), 0))
+        self._outbox.put(self._assignment.assign())
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Let `loop` move tasks forward whenever a worker has news."""
@@ -322,8 +328,8 @@ class Dispatcher:
         """Stop `task` and fail it with TimeoutError, unless it is done."""
         with InterruptsDeferred():
             with self._lock:
-                late = self._late(task)
-            self._deliver(late)
+                self._outbox.put(self._late(task))
+            self._outbox.deliver()
             self._driver.want_helper()
             self._driver.poke()
 
@@ -372,15 +378,21 @@ class Dispatcher:
                     worker.shut_down()
             self._pending.clear()
             self._unattended.clear()
-        error = SessionClosedError("the engine was closed before this task ended")
-        self._deliver([(task, False, error) for task in tasks])
-        _end(workers)
-        self._loops.close()
-        self._driver.close()
+            error = SessionClosedError("the engine was closed before this task ended")
+            self._outbox.put((task, False, error) for task in tasks)  # behind what has come
+        try:
+            self._outbox.deliver()
+        finally:
+            _end(workers)
+            for worker in workers:
+                self._pool.vacate(worker)
+            self._loops.close()
+            self._driver.close()
 
     def abandon(self) -> None:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.RLock()
+        self._outbox = Outbox(self._lock, self._settle, self._driver.tell)
         self._closed = self._assignment.closed = True
         self.shortcuts.close()
         self._driver.abandon()
@@ -406,7 +418,6 @@ class Dispatcher:
         except ValueError:  # closed in a forked child
             return
         self._driver.steps += 1
-        deliveries: list[Delivery] = []
         with InterruptsDeferred():
             with self._lock:
                 for descriptor, mask in events:
@@ -415,27 +426,15 @@ class Dispatcher:
                         continue
                     worker = self._pool.get(descriptor)
                     if worker is not None:
-                        deliveries += self._assignment.attend(worker, descriptor, mask)
-                deliveries += self._expire()
-                deliveries += self._assignment.assign()
+                        self._outbox.put(self._assignment.attend(worker, descriptor, mask))
+                self._outbox.put(self._expire())
+                self._outbox.put(self._assignment.assign())
                 self._send_releases()
-            self._deliver(deliveries)
+            self._outbox.deliver()
 
-    def _deliver(self, deliveries: list[Delivery]) -> None:
-        raised: BaseException | None = None
-        for delivery in deliveries:
-            try:
-                if isinstance(delivery, News):
-                    delivery.tell()
-                elif not delivery[0].done:
-                    task, success, value = delivery
-                    self._finish(task, success=success, value=value)
-            except BaseException as error:  # noqa: BLE001 - others wait for what comes after
-                raised = raised or error
-        if deliveries:
-            self._driver.tell()
-        if raised is not None:
-            raise raised
+    def _settle(self, task: Task, *, success: bool, value: Any) -> None:
+        if not task.done:
+            self._finish(task, success=success, value=value)
 
     def _finish(self, task: Task, *, success: bool, value: Any) -> None:
         self._forget(task)

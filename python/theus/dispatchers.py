@@ -81,6 +81,7 @@ class Dispatchers:
         self.python = self._make(PythonProgram(), count)
         # Replaced as a whole: who looks at it may be the garbage collector, at any moment.
         self._all: tuple[Dispatcher, ...] = (self.python,)
+        self._starting: tuple[Dispatcher, ...] = ()
 
     def _make(self, program: Program, count: int) -> Dispatcher:
         return Dispatcher(
@@ -147,12 +148,17 @@ class Dispatchers:
             )
             raise ValueError(msg)
         dispatcher = self._make(program, count)
+        with self._lock:
+            self._starting = (*self._starting, dispatcher)
         try:
             self._start_first(program, dispatcher)
             return self._register(_Native(program, dispatcher, count))
         except BaseException:
             dispatcher.close()
             raise
+        finally:
+            with self._lock:
+                self._starting = tuple(it for it in self._starting if it is not dispatcher)
 
     @staticmethod
     def _start_first(program: NativeProgram, dispatcher: Dispatcher) -> None:
@@ -232,5 +238,5 @@ class Dispatchers:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.Lock()
         self._closed = True
-        for dispatcher in self._all:
+        for dispatcher in (*self._all, *self._starting):
             dispatcher.abandon()

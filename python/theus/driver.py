@@ -57,7 +57,8 @@ class Driver:
         self._unattended = unattended
         self.steps = 0
         self.wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        finalize(self, os.close, self.wake)
+        # Not at exit: what closes the engine then, perhaps later than this, still writes to it.
+        finalize(self, os.close, self.wake).atexit = False
         self._closed = False
         self._make_locks()
 

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import select
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ _BACKLOG_S = 2e-3
 _UNKNOWN_S = 1e9
 _MAX_QUEUE = 128
 _MAX_MEASURED = 4096
+_HOLD_OFF_S = 1.0
+_MAX_HOLD_OFF_S = 60.0
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -109,6 +112,8 @@ class WorkerPool:
         self.busy: set[WorkerProcess] = set()
         self.hurried: set[WorkerProcess] = set()
         self.failed_starts = 0
+        self._start_again = 0.0
+        self._held_off_s = _HOLD_OFF_S
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         return iter(tuple(self._workers))
@@ -140,7 +145,7 @@ class WorkerPool:
         worker = self.idle()
         if worker is not None:
             return worker
-        if len(self._workers) - self._retiring < self._limit:
+        if len(self._workers) - self._retiring < self._limit and self._may_start():
             return self.start()
         wanted = self.estimate(task)
         if wanted >= _SHORT_S:
@@ -167,6 +172,14 @@ class WorkerPool:
             return False
         self.start()
         return True
+
+    def hold_off(self) -> None:
+        """Start no worker for a while, as the last ones did not come up, and others run."""
+        self._start_again = time.monotonic() + self._held_off_s
+        self._held_off_s = min(2 * self._held_off_s, _MAX_HOLD_OFF_S)
+
+    def _may_start(self) -> bool:
+        return not self._workers or time.monotonic() >= self._start_again
 
     def _room(self, worker: WorkerProcess) -> int:
         if worker.retiring:

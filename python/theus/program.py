@@ -192,7 +192,7 @@ class NativeProgram:
             If the file cannot be run, or is another one than before: the workers of an engine run
             one program.
         """
-        if self._stamp != _stamp(self.path):
+        if _stamp(self.path) not in (self._stamp, None):
             raise NativeWorkerError(self.path, _REPLACED)
         variables = (*_THREAD_VARIABLES, "RAYON_NUM_THREADS")
         environment = _environment(launch, variables, threads, self._environment)

@@ -74,12 +74,16 @@ def test_what_a_callback_of_progress_raises_is_logged(engine, caplog):
 
 
 def test_a_callback_of_progress_may_run_tasks(engine):
-    results = []
-    task = native(
-        "book.progress", on_progress=lambda p: results.append(run(engine, "add", numbers=[p.done]))
-    )
-    assert engine.submit(task, total=3).result(DEADLINE_S) == "done"
-    assert results[0] == 1  # while it waited the task has ended, and what it told is old
+    begun, results = [], []
+
+    def add(progress):
+        begun.append(progress.done)
+        results.append(run(engine, "add", numbers=[progress.done]))
+
+    future = engine.submit(native("book.progress", on_progress=add), total=3)
+    assert future.result(DEADLINE_S) == "done"
+    assert begun == [1, 2, 3]
+    assert sorted(results) == [1, 2, 3]
 
 
 def tells(ctx, total):

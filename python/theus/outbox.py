@@ -1,0 +1,126 @@
+"""What has come of tasks, on its way to who waits for it: passed on without the dispatcher's lock.
+
+Callbacks of the user run there, and may wait for other tasks, so that nothing that has come may
+stay with the thread that runs one: any thread passes on what is next. Only what belongs to one task
+keeps its order: while one of its callbacks runs, what it tells waits for that to end, and so does
+its outcome, unless the callback itself waits for something: it may be that.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from theus.news import News
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from theus.arrivals import Delivery
+    from theus.tasks import Task
+
+__all__ = ["Outbox"]
+
+
+class _Telling:
+    """A thread that passes on news of a task, and what has come of it meanwhile."""
+
+    __slots__ = ("ends", "rest", "thread")
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
+        self.rest: list[Delivery] = []
+        self.ends = False
+
+
+class Outbox:
+    """The deliveries of a dispatcher.
+
+    Parameters
+    ----------
+    lock : RLock
+        The dispatcher's.
+    finish : callable
+        Settles a task, if it is not done, given whether it succeeded and its outcome.
+    told : callable
+        Is called when something was passed on, for those who wait.
+    """
+
+    def __init__(
+        self,
+        lock: threading.RLock,
+        finish: Callable[..., None],
+        told: Callable[[], None],
+    ) -> None:
+        self._lock: Any = lock
+        self._finish = finish
+        self._told = told
+        self._waiting: deque[Delivery] = deque()
+        self._telling: dict[Task, _Telling] = {}
+
+    def put(self, deliveries: Iterable[Delivery]) -> None:
+        """Add what has come; with the lock held, so that it stays in its order."""
+        self._waiting.extend(deliveries)
+
+    def deliver(self) -> None:
+        """Pass on what has come, without the lock.
+
+        Raises
+        ------
+        BaseException
+            The first that a callback raised, when all is passed on.
+        """
+        raised: BaseException | None = None
+        some = False
+        while (claimed := self._claim()) is not None:
+            some = True
+            delivery, task = claimed
+            try:
+                if isinstance(delivery, News):
+                    delivery.tell()
+                else:
+                    self._finish(delivery[0], success=delivery[1], value=delivery[2])
+            except BaseException as error:  # noqa: BLE001 - others wait for what comes after
+                raised = raised or error
+            finally:
+                if task is not None:
+                    self._let_go(task)
+        if some:
+            self._told()
+        if raised is not None:
+            raise raised
+
+    def _claim(self) -> tuple[Delivery, Task | None] | None:
+        """Take the next delivery, and its task if that is to be let go of after it."""
+        thread = threading.get_ident()
+        with self._lock:
+            while self._waiting:
+                delivery = self._waiting.popleft()
+                task = delivery.task if isinstance(delivery, News) else delivery[0]
+                telling = None if task is None else self._telling.get(task)
+                if telling is not None:
+                    if self._waits(telling, delivery, thread):
+                        continue
+                elif task is not None and isinstance(delivery, News):
+                    self._telling[task] = _Telling(thread)
+                    return delivery, task
+                return delivery, None
+        return None
+
+    def _waits(self, telling: _Telling, delivery: Delivery, thread: int) -> bool:
+        """Put by what comes of a task while one of its callbacks runs."""
+        if telling.thread == thread:  # in this very callback, which waits for something
+            if telling.ends:
+                return False
+            if not isinstance(delivery, News):
+                telling.ends = True
+                self._waiting.extendleft((delivery, *reversed(telling.rest)))
+                telling.rest.clear()
+                return True
+        telling.rest.append(delivery)
+        return True
+
+    def _let_go(self, task: Task) -> None:
+        with self._lock:
+            self._waiting.extendleft(reversed(self._telling.pop(task).rest))
