@@ -12,8 +12,8 @@ import pytest
 
 import theus
 
-# The first is run by make fuzz-worker: it needs what the tests do not. The others have no examples, and
-# two modules of one name, as pytest wants them, would not be looked at for some.
+# The first is run by make fuzz-worker: it needs what the tests do not. The others have no examples,
+# and of modules of one name pytest takes only one.
 collect_ignore = ["fuzz", "conftest.py", "conformance/conftest.py"]
 
 SHARED_MEMORY = "/dev/shm/theus-*"

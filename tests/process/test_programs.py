@@ -5,6 +5,8 @@ import os
 import pickle
 import signal
 import sys
+import threading
+import time
 
 import pytest
 from book_tools import BOOK, DEADLINE_S, HERE, hello, program
@@ -121,3 +123,81 @@ def test_there_are_only_so_many_seats():
                 engine.native_worker(BOOK, count=count)
         with pytest.raises(ValueError, match="up to 1000 workers"):
             engine.native_worker(BOOK, count=1000)
+
+
+ALONE = """
+import fcntl, sys
+device = open({lock!r}, "w")
+try:
+    fcntl.flock(device, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    sys.exit("the device is in use")
+"""
+
+
+def test_a_program_that_runs_once_alone_runs_all_tasks_there(tmp_path):
+    source = ALONE.format(lock=str(tmp_path / "device")) + hello(tasks=["book.nap"])
+    with theus.TheusEngine(workers=4) as engine:
+        engine.native_worker(program(tmp_path, source))
+        futures = [engine.submit(native("book.nap"), seconds=0.2) for _ in range(5)]
+        assert [future.result(DEADLINE_S) for future in futures] == ["slept"] * 5
+        assert len(engine.worker_pids) <= 4
+
+
+def test_programs_that_are_refused_leave_no_seat_taken(tmp_path):
+    other = program(tmp_path, hello(tasks=["book.add"]))
+    with theus.TheusEngine(workers=1) as engine:
+        engine.native_worker(BOOK)
+        for _ in range(5):
+            with pytest.raises(theus.NativeWorkerError, match="names are unique"):
+                engine.native_worker(other)
+        assert engine._dispatchers._seats.take() == 2
+
+
+def test_the_same_program_is_started_once(engine_with_book):
+    engine = engine_with_book
+    pids = engine.worker_pids
+    names = engine.native_worker(BOOK)
+    assert "book.add" in names
+    assert engine.worker_pids == pids
+    with pytest.raises(theus.NativeWorkerError, match="other arguments"):
+        engine.native_worker(BOOK, args=["--verbose"])
+
+
+@pytest.fixture
+def engine_with_book():
+    with theus.TheusEngine(workers=1) as engine:
+        engine.native_worker(BOOK)
+        yield engine
+
+
+def test_closing_ends_a_program_that_is_starting():
+    engine = theus.TheusEngine(workers=1)
+    raised = []
+
+    def start():
+        with pytest.raises(theus.SessionClosedError) as caught:
+            engine.native_worker("/bin/sleep", args=["60"])
+        raised.append(caught.value)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    time.sleep(0.3)
+    engine.close()
+    thread.join(DEADLINE_S)
+    assert len(raised) == 1
+
+
+def test_an_engine_that_is_left_open_ends_quietly_with_its_process(python):
+    done = python(
+        "import os, time, weakref, theus\n"
+        "class Other: pass\n"
+        "other = Other()\n"
+        "engine = theus.TheusEngine(workers=1)\n"
+        "opened = lambda: globals().update(fd=os.open('other', os.O_CREAT | os.O_RDWR))\n"
+        "weakref.finalize(other, opened)\n"
+        f"engine.native_worker({str(BOOK)!r})\n"
+        "engine.submit(theus.native('book.nap'), seconds=60)\n"
+        "time.sleep(0.3)\n"
+    )
+    assert done.stderr == ""

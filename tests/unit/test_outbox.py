@@ -1,0 +1,121 @@
+"""What has come is passed on in its task's order, and none of it stays with a thread that waits."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from theus.native_tasks import NativeTask, Progress
+from theus.news import News
+from theus.outbox import Outbox
+
+
+class Task:
+    """Of which only the identity counts."""
+
+
+class Fixture:
+    """An outbox whose news and outcomes are written down."""
+
+    def __init__(self):
+        self.lock = threading.RLock()
+        self.seen = []
+        self.told = 0
+        self.box = Outbox(self.lock, self.finish, self.tell)
+
+    def finish(self, task, *, success, value):
+        task.done = True
+        self.seen.append((task.name, value))
+
+    def tell(self):
+        self.told += 1
+
+    def task(self, name, callback=lambda _: None):
+        def on_progress(progress):
+            self.seen.append((name, progress.done))
+            callback(progress.done)
+
+        task = Task()
+        task.name, task.done = name, False
+        task.outcome = SimpleNamespace(advance=lambda _: None)
+        task.reference = SimpleNamespace(function=NativeTask(name, 0, on_progress), name=name)
+        return task
+
+    def put(self, *deliveries):
+        with self.lock:
+            self.box.put(deliveries)
+
+
+@pytest.fixture
+def it():
+    return Fixture()
+
+
+def progress(task, done):
+    return News(1, task, 0, Progress(done))
+
+
+def test_all_that_has_come_is_passed_on_in_its_order(it):
+    a, b = it.task("a"), it.task("b")
+    it.put(progress(a, 1), progress(b, 1), (b, True, "B"), progress(a, 2), (a, True, "A"))
+    it.box.deliver()
+    assert it.seen == [("a", 1), ("b", 1), ("b", "B"), ("a", 2), ("a", "A")]
+    assert it.told == 1
+    it.box.deliver()
+    assert it.told == 1  # there was nothing
+
+
+def test_a_callback_that_waits_for_another_task_gets_its_outcome(it):
+    b = it.task("b")
+    a = it.task("a", lambda _: it.box.deliver())
+    it.put(progress(a, 1), (b, True, "B"), progress(a, 2), (a, True, "A"))
+    it.box.deliver()
+    assert it.seen == [("a", 1), ("b", "B"), ("a", 2), ("a", "A")]
+
+
+def test_a_callback_that_waits_for_its_own_task_gets_that(it):
+    def waits(done):
+        if done == 1:
+            it.box.deliver()
+            assert a.done
+
+    a = it.task("a", waits)
+    it.put(progress(a, 1), progress(a, 2), (a, True, "A"))
+    it.box.deliver()
+    assert it.seen == [("a", 1), ("a", 2), ("a", "A")]
+
+
+def test_while_a_callback_runs_other_threads_pass_on_other_tasks(it):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(done):
+        if done == 1:
+            begun.set()
+            assert go_on.wait(10)
+
+    a, b = it.task("a", slow), it.task("b")
+    it.put(progress(a, 1))
+    thread = threading.Thread(target=it.box.deliver)
+    thread.start()
+    assert begun.wait(10)
+    it.put(progress(a, 2), (b, True, "B"), (a, True, "A"))
+    it.box.deliver()
+    assert it.seen == [("a", 1), ("b", "B")]  # what is a's waits for the callback
+    go_on.set()
+    thread.join(10)
+    assert it.seen == [("a", 1), ("b", "B"), ("a", 2), ("a", "A")]
+
+
+def test_what_a_callback_raises_comes_after_all_is_passed_on(it):
+    class Left(BaseException):
+        pass
+
+    def leaves(task, *, success, value):
+        it.seen.append(value)
+        raise Left(value)
+
+    box = Outbox(it.lock, leaves, it.tell)
+    box.put([(Task(), True, 1), (Task(), True, 2)])
+    with pytest.raises(Left, match="1"):
+        box.deliver()
+    assert it.seen == [1, 2]
