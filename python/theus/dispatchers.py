@@ -228,10 +228,10 @@ class Dispatchers:
         """End the workers; tasks that are not done fail."""
         with self._lock:
             self._closed = True
-        with (
-            ExitStack() as closing
-        ):  # callbacks of the user may raise, and the others are closed too
-            for dispatcher in self._all:
+            them = (*self._all, *self._starting)
+        # Callbacks of the user may raise, and the others are closed too.
+        with ExitStack() as closing:
+            for dispatcher in them:
                 closing.callback(dispatcher.close)
 
     def abandon(self) -> None:
