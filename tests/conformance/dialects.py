@@ -177,6 +177,7 @@ class Book(Plain):
 
     name = "book"
     lacks = Plain.lacks | {
+        "items",
         "mappings",  # nothing stays mapped between two tasks
         "outputs",
         "shortest values",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from dialects import INPUTS, RAISED, UNKNOWN
+from dialects import INPUTS, RAISED, STOPPED, UNKNOWN
 from hypothesis import given
 from owner import describe
 from values import MANY, PLAIN
@@ -19,6 +19,7 @@ SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 GOLDEN = json.loads((SCHEMAS / "golden/values.json").read_text())["values"]
 ECHOED = [vector for vector in GOLDEN if "ext" not in str(vector["value"])]
 ENTRY, OUTPUT, OPAQUE = 1, 2, 3
+ITEMS = 5
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_a_name_that_it_does_not_have_is_answered(ready):
 
 
 @pytest.mark.needs("strictness")
-@pytest.mark.parametrize("call", [0, 1, 2, 3, 5])
+@pytest.mark.parametrize("call", [0, 1, 2, 3, 6])
 def test_calls_that_are_not_by_name_are_answered(ready, call):
     ready.send(_theus.KIND_TASK, (9, 1, ready.function("nothing"), call), (b"\x80",))
     assert ready.receive().kind == _theus.KIND_ERROR
@@ -129,3 +130,71 @@ def test_a_function_that_is_not_by_name_ends_it(ready, form, definition):
     ready.send(_theus.KIND_FUNCTION, (1, form), (definition,))
     assert ready.exit_code() == 1
     assert ready.says_why_it_ended()
+
+
+# --- several calls in one task ---
+
+
+def call_each(ready, name, items, *, stops=False):
+    """Return the frame that answers a task of several calls."""
+    packed = msgspec.msgpack.encode([msgspec.msgpack.encode(item) for item in items])
+    function = ready.function(name)
+    if stops:
+        ready.control.cancel = 99
+    ready.send(_theus.KIND_TASK, (99, 1, function, ITEMS), (packed,))
+    outputs = []
+    while (frame := ready.receive()).kind == _theus.KIND_OUTPUT:
+        outputs.append(frame)
+    assert frame.fields[0] == 99
+    return frame, outputs
+
+
+def results_of(frame):
+    assert frame.kind == _theus.KIND_RESULT
+    found = msgspec.msgpack.decode(frame.attachments[0])
+    assert set(found) == {"values", "error"}
+    return found["values"], found["error"]
+
+
+@pytest.mark.needs("items")
+def test_several_calls_have_their_results_in_their_order(ready):
+    for count in 0, 1, 256:
+        frame, _ = call_each(ready, "double", [{"item": n} for n in range(count)])
+        values, error = results_of(frame)
+        assert [msgspec.msgpack.decode(value) for value in values] == [2 * n for n in range(count)]
+        assert error is None
+
+
+@pytest.mark.needs("items")
+def test_a_call_that_fails_is_the_last(ready):
+    frame, _ = call_each(ready, "double", [{"item": 1}, {"item": "x"}, {"item": 3}])
+    values, error = results_of(frame)
+    assert [msgspec.msgpack.decode(value) for value in values] == [2]
+    assert error["cause"] == INPUTS
+    assert set(error["error"]) >= {"type", "message"}
+    frame, _ = call_each(ready, "panic", [{"message": "oops"}])
+    values, error = results_of(frame)
+    assert (values, error["cause"]) == ([], ready.dialect.panic_cause)
+    assert error["error"]["message"] == "oops"
+
+
+@pytest.mark.needs("items")
+def test_a_call_that_makes_an_output_is_the_last(ready):
+    frame, outputs = call_each(ready, "squares", [{"count": n} for n in (3, 4)])
+    values, error = results_of(frame)
+    assert (len(values), error, len(outputs)) == (1, None, 1)
+    assert msgspec.msgpack.decode(values[0]) == msgspec.msgpack.Ext(OUTPUT, bytes(8))
+
+
+@pytest.mark.needs("items")
+def test_several_calls_stop_as_one_task(ready):
+    frame, _ = call_each(ready, "double", [{"item": 1}, {"item": 2}], stops=True)
+    assert ready.error(frame)[0] == STOPPED
+
+
+@pytest.mark.needs("items")
+@pytest.mark.parametrize("inputs", [b"", b"\x80", b"\x91\x80", b"\x92\xc4\x01"])
+def test_what_is_not_the_inputs_of_several_calls_is_answered(ready, inputs):
+    ready.send(_theus.KIND_TASK, (9, 1, ready.function("nothing"), ITEMS), (inputs,))
+    assert ready.error(ready.receive())[0] == INPUTS
+    assert ready.call("nothing") is None
