@@ -153,6 +153,26 @@ fn what_was_left_before_the_end_is_received() {
 }
 
 #[test]
+fn what_is_told_aside_goes_by_the_socket_and_stays_before_what_follows() {
+    let Pair {
+        mut owner,
+        mut worker,
+        page: _page,
+    } = connected();
+    assert!(!owner.receiver.poll(Duration::ZERO).unwrap());
+    worker
+        .sender
+        .send_aside(Kind::Log, &[7, 20], &[b"a line"])
+        .unwrap();
+    assert!(in_socket(&owner) > 0);
+    worker
+        .send_blocking(Kind::Result, &[7, 1], &[b"\xc0"])
+        .unwrap();
+    let kinds = [Kind::Log, Kind::Result];
+    assert_eq!(kinds.map(|_| owner.recv(MOMENT).unwrap().kind()), kinds);
+}
+
+#[test]
 fn one_end_may_know_nothing_of_the_page() {
     let (mut owner, theirs) = Channel::pair().unwrap();
     let mut worker = Channel::from_fd(theirs).unwrap();
