@@ -48,14 +48,17 @@ def find_culprit(
     seen: set[int] = set()
     while id(obj) not in seen:
         seen.add(id(obj))
-        for step, child in children(obj):
+        parts = iter(children(obj))
+        while True:
+            try:
+                step, child = next(parts)
+            except Exception:  # noqa: BLE001 - there are no more, or its own code fails at them
+                return shortened(path), obj, error
             try:
                 send(child)
             except Exception as found:  # noqa: BLE001 - whatever sending raises is the finding
                 obj, path, error = child, path + step, found
                 break
-        else:
-            break
     return shortened(path), obj, error
 
 

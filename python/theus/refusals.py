@@ -48,6 +48,9 @@ _DRAFT = _Place(
     "that is not published yet",
     "Publish it first, engine.heavy.seal(name), and pass what that returns",
 )
+_FILLING = _Place(
+    "which is for filling a table", "Seal it, and pass the table that its seal() returns"
+)
 _FOREIGN = _Place(
     "of another engine's heavy zone",
     "Put it into this engine's, engine.heavy.put(name, ...), or have that engine call the task",
@@ -117,7 +120,7 @@ def _place_of(value: Any, pin: Pin) -> _Place | None:
     if isinstance(value, np.ndarray):
         return _place_of_array(value, pin)
     if type(value).__module__ == "theus.filling":
-        return _DRAFT
+        return _FILLING
     pyarrow = sys.modules.get("pyarrow")
     if pyarrow is None:
         return None

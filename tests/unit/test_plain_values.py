@@ -5,10 +5,12 @@ import functools
 import json
 import time
 from collections import OrderedDict, namedtuple
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -167,12 +169,37 @@ def refusal(engine, value):
 def test_a_draft_is_to_be_published_first(engine):
     draft = engine.heavy.alloc("draft", 3)
     table = engine.heavy.alloc_table("table", pa.schema({"a": pa.int64()}), 3)
-    for value in draft, draft[1:], np.asarray(draft), table:
+    for value in draft, draft[1:], np.asarray(draft):
         assert "not published yet. Publish it first, engine.heavy.seal(name)" in refusal(
             engine, value
         )
     engine.heavy.seal("draft")
     assert both_ways(engine, draft)
+    assert "Seal it, and pass the table that its seal() returns" in refusal(engine, table)
+    assert both_ways(engine, table.seal())
+
+
+class Unreadable(Mapping):
+    def __getitem__(self, key):
+        raise ConnectionError("no line")
+
+    def __iter__(self):
+        return iter("ab")
+
+    def __len__(self):
+        return 2
+
+
+def test_a_mapping_whose_own_code_fails_is_named(engine):
+    said = refusal(engine, [Unreadable()])
+    assert said.startswith("inputs['x'][0] cannot be sent to a native task: reading it raised ")
+    assert "ConnectionError: no line" in said
+
+
+def test_a_frame_is_to_be_put_first(engine):
+    for frame in pd.DataFrame({"a": [1]}), pd.Series([1]):
+        assert "pandas." in (said := refusal(engine, frame))
+        assert "Pass a table of the heavy zone: what engine.heavy.put(name, ...) returns" in said
 
 
 def test_what_a_task_takes_of_a_table_is_said(engine):
