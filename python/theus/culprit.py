@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["find_culprit", "items_of", "parts_of"]
+__all__ = ["find_culprit", "items_of", "parts_of", "shortened"]
+
+_LONGEST = 200
 
 
 def find_culprit(
@@ -38,7 +40,7 @@ def find_culprit(
     Returns
     -------
     path : str
-        From `path` to the part.
+        From `path` to the part, without its middle if that is long.
     part : object
     error : Exception
         What was raised for the part.
@@ -46,15 +48,26 @@ def find_culprit(
     seen: set[int] = set()
     while id(obj) not in seen:
         seen.add(id(obj))
-        for step, child in children(obj):
+        parts = iter(children(obj))
+        while True:
+            try:
+                step, child = next(parts)
+            except Exception:  # noqa: BLE001 - there are no more, or its own code fails at them
+                return shortened(path), obj, error
             try:
                 send(child)
             except Exception as found:  # noqa: BLE001 - whatever sending raises is the finding
                 obj, path, error = child, path + step, found
                 break
-        else:
-            break
-    return path, obj, error
+    return shortened(path), obj, error
+
+
+def shortened(text: str) -> str:
+    """Return `text`, without its middle if it is too long for a message."""
+    if len(text) <= _LONGEST:
+        return text
+    half = _LONGEST // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 def items_of(obj: Any) -> Iterator[tuple[str, object]]:

@@ -102,8 +102,12 @@ class Dispatchers:
         ------
         NativeTaskNotFoundError
             If it is a native task that nobody has.
+        TypeError
+            If it is neither that nor a function.
         """
         if not isinstance(fn, NativeTask):
+            if not callable(fn):
+                raise TypeError(_no_function(fn))
             return self.python
         found = self._tasks.get(fn.name)
         if found is None:
@@ -240,3 +244,8 @@ class Dispatchers:
         self._closed = True
         for dispatcher in (*self._all, *self._starting):
             dispatcher.abandon()
+
+
+def _no_function(given: object) -> str:
+    what = f"it takes a function, or what theus.native returns, not {given!r}"
+    return f"{what}: did you mean theus.native({given!r})?" if isinstance(given, str) else what

@@ -479,7 +479,7 @@ class TheusEngine:
 
     def native_worker(
         self,
-        path: str | os.PathLike[str],
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
         *,
         count: int | None = None,
         args: Iterable[str] = (),
@@ -490,7 +490,7 @@ class TheusEngine:
         Parameters
         ----------
         path : path
-            An executable that calls ``theus::worker::serve`` of the Rust crate, or speaks the
+            Of an executable that calls ``theus::worker::serve`` of the Rust crate, or speaks the
             protocol of ``schemas/`` otherwise.
         count : int, optional
             How many processes of it at most. The default is the engine's `workers`, which count
@@ -512,19 +512,27 @@ class TheusEngine:
             speaks another version of the protocol, or has a task that another program has.
         ValueError
             If `count` is not positive, or too large.
+        TypeError
+            If `count` is no int, or `args` a single text.
 
         Notes
         -----
-        It blocks until the first process is ready, a few milliseconds.
+        It blocks until the first process is ready, a few milliseconds. The path of a program that
+        runs already, unchanged, starts nothing: its tasks are returned.
         """
         self._check_open()
+        _check_int("count", count, "processes")
         if count is not None and not 1 <= count <= MAX_WORKERS:
             msg = f"count must be from 1 to {MAX_WORKERS}, not {count}"
             raise ValueError(msg)
-        return self._dispatchers.start(os.fspath(path), count or self._workers, args, env or {})
+        if isinstance(args, str | bytes):
+            msg = f"args is a list of arguments, such as [{args!r}], not {args!r}"
+            raise TypeError(msg)
+        return self._dispatchers.start(os.fsdecode(path), count or self._workers, args, env or {})
 
     def tasks(self) -> dict[str, TaskInfo]:
         """Return what the native workers have, by name."""
+        self._check_open()
         return self._dispatchers.tasks()
 
     # --- end ---
@@ -620,10 +628,14 @@ async def _awaited(awaitable: Any) -> Any:
     return await awaitable
 
 
-def _check_positive(name: str, value: int | None, unit: str) -> None:
+def _check_int(name: str, value: int | None, unit: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | None):
         msg = f"{name} is a number of {unit}, an int, not {value!r}"
         raise TypeError(msg)
+
+
+def _check_positive(name: str, value: int | None, unit: str) -> None:
+    _check_int(name, value, unit)
     if value is not None and value < 1:
         msg = f"{name} is a number of {unit}, at least 1, not {value}"
         raise ValueError(msg)

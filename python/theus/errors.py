@@ -296,7 +296,9 @@ class NativeTaskError(TheusError, RuntimeError):
 
     def describe(self) -> str:
         """Return the message of the exception."""
-        return f"{self.task} returned an error, {self.type}: {self.message}"
+        said = f"{self.task} failed: {self.message}"
+        tells = self.type != "error" and self.type not in self.message
+        return f"{said} ({self.type})" if tells else said
 
     def __reduce__(self) -> tuple[type[NativeTaskError], tuple[str, str, str]]:
         return type(self), (self.task, self.type, self.message)

@@ -82,6 +82,8 @@ def native(
     ------
     ValueError
         If `retries` is negative, or `name` empty.
+    TypeError
+        If `name` is no text.
 
     Examples
     --------
@@ -92,6 +94,9 @@ def native(
     if operator.index(retries) < 0:
         msg = f"retries is how often a task is run again, at least 0, not {retries}"
         raise ValueError(msg)
+    if not isinstance(name, str):
+        msg = f"a native task's name is a str, such as 'tasks.sum', not {name!r}"
+        raise TypeError(msg)
     if not name:
         msg = "a native task has a name, such as 'tasks.sum': see engine.tasks()"
         raise ValueError(msg)

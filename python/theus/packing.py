@@ -92,7 +92,10 @@ class Packing:
         if not isinstance(fn, NativeTask):
             return self.pickle((args, kwargs), "inputs")
         if args:
-            msg = f"the native task {fn.name} takes its inputs by name alone: submit(task, x=...)"
+            msg = (
+                f"the native task {fn.name} takes its inputs by name alone: submit(task, x=...). "
+                "engine.map(task, items) passes each as the input `item`"
+            )
             raise TypeError(msg)
         return self.inputs(fn, kwargs)
 

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,10 @@ import numpy as np
 
 from theus import _theus, wire
 from theus.array import ShmArray, attach_segment, empty_handle, handle_of, view_segment
-from theus.culprit import find_culprit, items_of
+from theus.culprit import find_culprit, items_of, shortened
 from theus.entry import Entry, view_described, view_entry
 from theus.errors import NotPlainError, ProtocolError
+from theus.refusals import TOO_DEEP, explain, name_of
 from theus.table import find_part, is_whole
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ _BASES: tuple[tuple[type, Any], ...] = (
     (bytes, bytes.__bytes__),
 )
 _NUMBER_BYTES = 8
-_MEGABYTE = 10**6
+_TIME = b"\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +87,28 @@ def encode(obj: object, pin: Pin, *, label: str) -> wire.Message:
     encoder = _Encoder(pin)
     try:
         data = encoder.encode(obj)
+    except RecursionError:
+        path = _find_deep(obj, label, pin)
+        msg = f"{path} cannot be sent to a native task: it {TOO_DEEP}"
+        raise NotPlainError(msg) from None  # of a thousand frames that are all the same
     except Exception as error:
         path, culprit, reason = find_culprit(obj, label, _Encoder(pin).encode, error, items_of)
-        what = str(reason) if type(culprit) in _SCALARS else f"it is {_what(culprit)}"
-        msg = f"{path} cannot be sent to a native task: {what}. {_advice(culprit)}"
+        what, advice = explain(culprit, pin, reason)
+        msg = f"{path} cannot be sent to a native task: {what}. {advice}"
         raise NotPlainError(msg) from error
     return wire.Message(data, pins=encoder.pins)
+
+
+def _find_deep(obj: object, path: str, pin: Pin) -> str:
+    """Return the path to which of the items of `obj` is too deep, without a look further down."""
+    for step, child in items_of(obj):
+        try:
+            _Encoder(pin).encode(child)
+        except RecursionError:
+            return path + step
+        except Exception:  # noqa: BLE001, S112 - that is not what it failed for
+            continue
+    return path
 
 
 def decode(data: bytes, outputs: Sequence[Segment] = ()) -> Any:
@@ -105,12 +123,36 @@ def decode(data: bytes, outputs: Sequence[Segment] = ()) -> Any:
         If it is no plain value, or names what is not there.
     """
     try:
-        return msgspec.msgpack.decode(data, ext_hook=partial(_load_extension, outputs))
+        value = msgspec.msgpack.decode(data, ext_hook=partial(_load_extension, outputs))
     except ProtocolError:
         raise
     except (msgspec.DecodeError, ValueError, TypeError, LookupError, RecursionError) as error:
         msg = f"this is no plain value as schemas/values.json has it: {error}"
         raise ProtocolError(msg) from error
+    # Its code has this byte: few values have it, and those are looked at.
+    if _TIME in data and _has_times(value):
+        msg = "plain values have no extension -1: tell times as numbers or texts"
+        raise ProtocolError(msg)
+    return value
+
+
+def _has_times(value: Any) -> bool:
+    """Whether msgspec has made times of what MessagePack calls its own extension."""
+    todo = [value]
+    while todo:
+        found = todo.pop()
+        if isinstance(found, datetime):
+            return True
+        if isinstance(found, dict):
+            pairs: dict[Any, Any] = found
+            todo += pairs  # the keys
+            found = pairs.values()
+        elif not isinstance(found, list | tuple):
+            continue
+        items: Any = found
+        if not _SCALARS.issuperset(map(type, items)):
+            todo += items
+    return False
 
 
 def encode_domain(message: wire.Message) -> bytes:
@@ -131,13 +173,21 @@ def _encode_domain(message: wire.Message) -> bytes:
     pins: dict[str, Segment] = {held.name: held for held in pinned}
     encoder = _Encoder(pins.get)
     if message.parts is not None:
-        return encoder.encode(Opaque(_what(value)))
+        return encoder.encode(Opaque(_what(value, pins.get)))
     try:
         return encoder.encode(value)
+    except RecursionError:
+        return encoder.encode(Opaque(f"{name_of(value)} that {TOO_DEEP}"))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is no plain value
         path, culprit, _ = find_culprit(value, "", encoder.encode, error, items_of)
-        text = f"{_what(value)}, whose {path} is {_what(culprit)}" if path else _what(value)
+        text = _what(value, pins.get)
+        if path:
+            text = f"{text}, whose {path} is {_what(culprit, pins.get)}"
         return encoder.encode(Opaque(text))
+
+
+def _what(value: object, pin: Pin) -> str:
+    return explain(value, pin).what.removeprefix("it is ")
 
 
 class _Encoder:
@@ -183,7 +233,7 @@ class _Encoder:
     def _prepare_key(self, key: object) -> Any:
         prepared = self._prepare(key)
         if type(prepared) not in _SCALARS:
-            msg = f"a key is a str or a number, not {_what(key)}"
+            msg = f"its key {shortened(repr(key))} is {name_of(key)}, and keys are str or numbers"
             raise TypeError(msg)
         return prepared
 
@@ -237,45 +287,3 @@ def _load_extension(outputs: Sequence[Segment], code: int, data: memoryview) -> 
         return Opaque(str(data, "utf-8"))
     msg = f"plain values have no extension {code}"
     raise ProtocolError(msg)
-
-
-# --- for people --------------------------------------------------------------------------------
-
-
-def _what(value: Any) -> str:
-    """Return what a value is, with its size if that may be why it cannot be sent."""
-    kind = type(value)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    name = f"{module}{kind.__qualname__}"
-    article = "an" if name[0] in "aeiouAEIOU" else "a"
-    if _is_array(value):
-        return f"{article} {name}{_size(value)} outside the heavy zone"
-    return f"{article} {name}"
-
-
-def _is_array(value: Any) -> bool:
-    library = type(value).__module__.partition(".")[0]
-    return isinstance(value, np.ndarray) or (
-        library in ("pyarrow", "pandas", "polars") and hasattr(value, "__arrow_c_stream__")
-    )
-
-
-def _size(value: Any) -> str:
-    nbytes = getattr(value, "nbytes", None)
-    if not isinstance(nbytes, int):
-        return ""
-    return f" of {nbytes / _MEGABYTE:.0f} MB" if nbytes >= _MEGABYTE else f" of {nbytes} bytes"
-
-
-def _advice(value: Any) -> str:
-    if getattr(value, "nbytes", None) == 0 or getattr(value, "num_rows", None) == 0:
-        return "Nothing tells where it lies, as it has no items: pass its name instead"
-    if _is_array(value):
-        put = "Put it there first, engine.heavy.put(name, ...), and pass what that returns"
-        if isinstance(value, np.ndarray):
-            return put
-        return f"{put}. Of a table that is there, pass columns by table.select, rows by table.slice"
-    return (
-        "Pass None, numbers, str, bytes, lists and dicts of them, and arrays and tables of the "
-        "heavy zone"
-    )

@@ -37,6 +37,13 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 _PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
+_TRANSIENT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What a start fails with on a machine that is full for now: not the program's fault."""
+_REASONS = {
+    errno.EACCES: "it may not be executed: chmod +x it, if it is a program",
+    errno.ENOEXEC: "it is no program for this machine, and has no #! line",
+    errno.ETXTBSY: "it is still being written: wait until the build has ended",
+}
 _SPEAKS = re.compile(r"speaks version (\d+)")
 
 
@@ -266,17 +273,22 @@ class NativeProgram:
         return error
 
     def _why_not(self, error: OSError) -> str | None:
+        """Return what the program lacks; None if it is the machine that has no room."""
+        if error.errno in _TRANSIENT:
+            return None
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return self._why_not_found()
         if error.errno == errno.EACCES and Path(self.path).is_dir():
             return "it is a directory: give the path of the program in it"
-        if error.errno == errno.EACCES:
-            return "it may not be executed: chmod +x it, if it is a program"
-        if error.errno == errno.ENOEXEC:
-            return "it is no program for this machine, and has no #! line"
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            if Path(self.path).exists():
-                return "the interpreter that its #! line names does not exist"
-            return "there is no such file: build the program first, and give its path"
-        return None
+        return _REASONS.get(error.errno or 0, error.strerror)
+
+    def _why_not_found(self) -> str:
+        path = Path(self.path)
+        if path.exists():
+            return "the interpreter that its #! line names does not exist"
+        if any(part.startswith("~") for part in path.parts):
+            return "there is no such file: ~ is not expanded, os.path.expanduser(path) does it"
+        return "there is no such file: build the program first, and give its path"
 
 
 def _stamp(path: str) -> tuple[int, ...] | None:

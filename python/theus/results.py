@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from weakref import WeakSet
 
@@ -221,8 +222,11 @@ class EngineExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the standard library's signature
         """Refuse further calls, and wait for those sent; the engine itself stays open."""
         self._shut = True
-        for future in list(self._futures):
-            if cancel_futures:
+        futures = list(self._futures)
+        if cancel_futures:  # all before one is waited for: others would start meanwhile
+            for future in futures:
                 future.cancel()
-            if wait and not future.cancelled():
-                future.exception()
+        if wait:
+            for future in futures:
+                with suppress(CancelledError):
+                    future.exception()

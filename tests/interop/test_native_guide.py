@@ -22,12 +22,12 @@ def blocks(language):
 @pytest.mark.timeout(600)  # a build of the crate and of Arrow, if there was none
 @pytest.mark.skipif(shutil.which("cargo") is None, reason="cargo is not there")
 def test_the_guide_runs(tmp_path):
-    (make, build), (program,), (notebook,) = blocks("sh"), blocks("rust"), blocks("python")
+    (make, build), programs, notebooks = blocks("sh"), blocks("rust"), blocks("python")
     here = f"--path {ROOT}/rust/theus"
     make, replaced = re.subn(r"--git \S+", here, make)
     assert replaced == 1
     # The profile for which the crate's own tests were built: the other one takes minutes.
-    build, notebook = build.replace(" --release", ""), notebook.replace("/release/", "/debug/")
+    build = build.replace(" --release", "")
     environment = {**os.environ, "CARGO_NET_OFFLINE": "true"}
 
     def run(*command, cwd):
@@ -41,7 +41,11 @@ def test_the_guide_runs(tmp_path):
     # What was built for this checkout is not built again.
     shutil.copy(ROOT / "Cargo.lock", prices)
     (prices / "target").symlink_to(TARGET)
-    (prices / "src/main.rs").write_text(program)
+    (prices / "src/bin").mkdir()
+    for source, program in zip(["main.rs", "bin/tables.rs"], programs, strict=True):
+        (prices / "src" / source).write_text(program)
     run("sh", "-ec", build, cwd=prices)
-    (prices / "notebook.py").write_text(notebook)
-    run(sys.executable, "-W", "error", "notebook.py", cwd=prices)
+    assert len(notebooks) == len(programs)
+    for notebook in notebooks:
+        (prices / "notebook.py").write_text(notebook.replace("/release/", "/debug/"))
+        run(sys.executable, "-W", "error", "notebook.py", cwd=prices)

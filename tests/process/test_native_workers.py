@@ -4,6 +4,7 @@ import asyncio
 import os
 import pickle
 import signal
+import time
 
 import numpy as np
 import psutil
@@ -49,6 +50,40 @@ def test_execute_awaits_and_executor_calls_by_name(engine):
         assert pool.submit(native("book.add"), numbers=[3]).result(DEADLINE_S) == 3
         with pytest.raises(TypeError, match="by name alone"):
             pool.submit(native("book.add"), [3])
+        with pytest.raises(TypeError, match=r"engine\.map\(task, items\) passes each as the input"):
+            pool.map(native("book.double"), [3])
+
+
+def test_an_executor_that_shuts_down_cancels_all_before_it_waits(tmp_path):
+    marks = [tmp_path / str(number) for number in range(9)]
+    with theus.TheusEngine(workers=1) as engine:
+        pool = engine.executor()
+
+        def call(mark):
+            mark.touch()
+            time.sleep(0.2)
+
+        futures = [pool.submit(call, mark) for mark in marks]
+        waits_for(marks[0].exists)
+        pool.shutdown(cancel_futures=True)
+        assert all(future.done() for future in futures)
+        ended = [future for future in futures if not future.cancelled()]
+        assert 1 <= len(ended) < 9
+        assert [mark for mark in marks if mark.exists()] == marks[: len(ended)]
+
+
+def test_a_text_is_no_function(engine):
+    calls = (
+        engine.submit,
+        engine.executor().submit,
+        lambda name: engine.map(name, [1]),
+        lambda name: asyncio.run(engine.execute(name)),
+    )
+    for call in calls:
+        with pytest.raises(TypeError, match=r"did you mean theus\.native\('book\.noop'\)\?"):
+            call("book.noop")
+        with pytest.raises(TypeError, match=r"not None$"):
+            call(None)
 
 
 def test_entries_go_in_and_come_out_by_handle(engine):
@@ -190,6 +225,20 @@ def test_each_error_is_an_exception_of_its_kind(engine, inputs, kind, builtin):
     assert run(engine, "add", numbers=[1]) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "message", "text"),
+    [
+        ("error", "invalid digit", "a.b failed: invalid digit"),
+        ("matmul", "matmul: shapes differ", "a.b failed: matmul: shapes differ"),
+        ("matmul", "shapes differ", "a.b failed: shapes differ (matmul)"),
+    ],
+)
+def test_an_error_says_nothing_twice(kind, message, text):
+    error = theus.NativeTaskError("a.b", kind, message)
+    assert str(error) == text
+    assert (error.task, error.type, error.message) == ("a.b", kind, message)
+
+
 def test_a_panic_has_its_traceback_for_a_cause(engine):
     error = error_of(engine, "total", column=3.5)
     assert type(error) is theus.EntryNotFoundError
@@ -233,6 +282,8 @@ def test_a_native_task_is_a_value():
     for wrong in {"name": ""}, {"name": "a", "retries": -1}:
         with pytest.raises(ValueError, match=r"retries|name"):
             native(**wrong)
+    with pytest.raises(TypeError, match=r"a native task's name is a str, .* not 3"):
+        native(3)
 
 
 # --- stopping, dying ---

@@ -1,5 +1,6 @@
 """Programs that are no workers, not yet, not any more, or not of this version."""
 
+import errno
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from book_tools import BOOK, DEADLINE_S, HERE, hello, program
 
 import theus
 from theus import dispatchers, native
+from theus.program import NativeProgram
 
 
 @pytest.fixture
@@ -44,6 +46,38 @@ def test_a_program_that_is_not_there(tmp_path):
     plain_file.write_bytes(b"\x7fELF, but not quite")
     plain_file.chmod(0o755)
     assert "no program for this machine" in refusal(plain_file).reason
+
+
+def test_a_program_that_cannot_be_started_for_now_or_at_all(tmp_path, monkeypatch):
+    written = program(tmp_path, "", name="written")
+    with written.open("a"):
+        assert "it is still being written" in refusal(written).reason
+    assert refusal(BOOK, args=["x" * (1 << 21)]).reason == os.strerror(errno.E2BIG)
+    monkeypatch.chdir(tmp_path)
+    assert "~ is not expanded" in refusal("~/written").reason
+
+
+def test_a_machine_without_descriptors_is_not_the_programs_fault():
+    program_ = NativeProgram(str(BOOK), (), {})
+    full = program_._why_not(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+    assert full is None
+
+
+def test_arguments_that_are_none(engine):
+    for wrong, what in (
+        ({"args": "--flag"}, r"such as \['--flag'\]"),
+        ({"count": 2.0}, "count is a number of processes, an int, not 2.0"),
+        ({"count": True}, "not True"),
+    ):
+        with pytest.raises(TypeError, match=what):
+            engine.native_worker(BOOK, **wrong)
+    with pytest.raises(TypeError):
+        engine.native_worker(3)
+    with theus.TheusEngine(workers=1) as other:
+        assert other.native_worker(os.fsencode(BOOK)) == tuple(engine.native_worker(BOOK))
+        assert other.tasks()["book.add"].program == str(BOOK)
+    with pytest.raises(theus.SessionClosedError):
+        other.tasks()
 
 
 def test_a_program_that_is_no_worker(tmp_path, monkeypatch):

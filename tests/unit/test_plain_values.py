@@ -1,12 +1,16 @@
 """Plain values are what `schemas/values.json` says, and nothing else is one."""
 
 import enum
+import functools
 import json
+import time
 from collections import OrderedDict, namedtuple
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -107,7 +111,14 @@ def test_what_python_has_besides_arrives_as_the_nearest(value, arrives):
         ({"x": 2**64}, "inputs['x']", "2**64 - 1"),
         ({"x": "\ud800"}, "inputs['x']", "surrogates"),
         ({"when": np.datetime64("2020-01-01")}, "inputs['when']", "a numpy.datetime64"),
-        ({"x": {(1, 2): 3}}, "inputs['x']", "a dict"),
+        (
+            {"x": {(1, 2): 3}},
+            "inputs['x']",
+            "its key (1, 2) is a tuple, and keys are",
+        ),
+        ({"x": {2**70: 3}}, "inputs['x']", "2**64 - 1"),
+        ({"x": pa.array([1])}, "inputs['x']", "a pyarrow.lib.Int64Array of 8 bytes outside"),
+        ({"x": np.array([{}])}, "inputs['x']", "of Python objects. The heavy zone has no"),
         ({"x": np.ma.masked_array([1.0], [True])}, "inputs['x']", "MaskedArray"),
         ({"x": msgspec.Raw(b"\xc1")}, "inputs['x']", "msgspec.Raw"),
     ],
@@ -125,6 +136,124 @@ def test_a_value_that_holds_itself_is_not_plain():
     value.append(value)
     with pytest.raises(NotPlainError, match=r"^inputs\['x'\]"):
         plain.encode({"x": value}, lambda _: None, label="inputs")
+
+
+def test_a_value_that_is_nested_too_deeply_is_refused_at_once():
+    value = functools.reduce(lambda inner, _: [inner], range(10_000), 1)
+    since = time.monotonic()
+    with pytest.raises(
+        NotPlainError,
+        match=r"^inputs\['x'\] .*: it is nested too deeply, or contains itself$",
+    ):
+        plain.encode({"a": 1, "x": value}, lambda _: None, label="inputs")
+    assert time.monotonic() - since < 1
+
+
+def test_a_long_path_has_no_middle():
+    value = functools.reduce(lambda inner, _: [inner], range(300), {1})
+    with pytest.raises(NotPlainError) as caught:
+        plain.encode({"x": value}, lambda _: None, label="inputs")
+    path = str(caught.value).partition(" cannot be sent")[0]
+    assert path.startswith("inputs['x'][0]")
+    assert " ... " in path
+    assert path.endswith("[0][0]")
+    assert len(path) < 250
+
+
+def refusal(engine, value):
+    with pytest.raises(NotPlainError) as caught:
+        plain.encode({"x": value}, engine.heavy.pin, label="inputs")
+    return str(caught.value)
+
+
+def test_a_draft_is_to_be_published_first(engine):
+    draft = engine.heavy.alloc("draft", 3)
+    table = engine.heavy.alloc_table("table", pa.schema({"a": pa.int64()}), 3)
+    for value in draft, draft[1:], np.asarray(draft):
+        assert "not published yet. Publish it first, engine.heavy.seal(name)" in refusal(
+            engine, value
+        )
+    engine.heavy.seal("draft")
+    assert both_ways(engine, draft)
+    assert "Seal it, and pass the table that its seal() returns" in refusal(engine, table)
+    assert both_ways(engine, table.seal())
+
+
+class Unreadable(Mapping):
+    def __getitem__(self, key):
+        raise ConnectionError("no line")
+
+    def __iter__(self):
+        return iter("ab")
+
+    def __len__(self):
+        return 2
+
+
+def test_a_mapping_whose_own_code_fails_is_named(engine):
+    said = refusal(engine, [Unreadable()])
+    assert said.startswith("inputs['x'][0] cannot be sent to a native task: reading it raised ")
+    assert "ConnectionError: no line" in said
+
+
+def test_a_frame_is_to_be_put_first(engine):
+    for frame in pd.DataFrame({"a": [1]}), pd.Series([1]):
+        assert "pandas." in (said := refusal(engine, frame))
+        assert "Pass a table of the heavy zone: what engine.heavy.put(name, ...) returns" in said
+
+
+def test_what_a_task_takes_of_a_table_is_said(engine):
+    table = engine.heavy.put("t", pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]}))
+    other = engine.heavy.put("u", pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]}))
+    parts = [
+        table["a"],
+        table["b"].chunk(0),
+        table.to_batches()[0],
+        table.rename_columns(["c", "d"]),
+        pa.concat_tables([table, table.slice(1)]),
+    ]
+    for part in parts:
+        said = refusal(engine, part)
+        assert "of entry 't'. Pass a table, without a copy: engine.heavy['t']" in said
+        assert "table.select([...])" in said
+    assert "of entries 't' and 'u'. Pass the tables" in refusal(
+        engine, pa.concat_tables([table, other])
+    )
+    mixed = table.append_column("c", pa.array([1, 2, 3]))
+    assert "partly outside the heavy zone. Put it there" in refusal(engine, mixed)
+    nested = engine.heavy.put("n", pa.table({"a": [[1], [2]]}))
+    assert "pass the name 'n' instead" in refusal(engine, nested.slice(1))
+    masked = np.ma.masked_array(engine.heavy.put("x", np.arange(3)))
+    assert "over an entry of the heavy zone. Pass plain arrays" in refusal(engine, masked)
+
+
+def test_what_is_another_engines_or_was_freed_is_called_so(engine):
+    with theus.TheusEngine(workers=1) as other:
+        array = other.heavy.put("x", np.arange(3))
+        table = other.heavy.put("t", pa.table({"a": [1]}))
+        for value in array, table, table["a"]:
+            said = refusal(engine, value)
+            assert "of another engine's heavy zone. Put it into this engine's" in said
+    mine = engine.heavy.put("x", np.arange(3))
+    engine.heavy.free("x")
+    assert "whose entry was freed. Put it anew" in refusal(engine, mine)
+
+
+@pytest.mark.parametrize(
+    "data",
+    ["d6ff00000001", "d7ff0000000000000001", "c70cff000000000000000000000001", "c704ff00000001"],
+)
+def test_the_timestamps_of_messagepack_are_no_plain_values(data):
+    time_ = bytes.fromhex(data)
+    for value in time_, b"\x92\xff" + time_, b"\x81\xa1x" + time_, b"\x81" + time_ + b"\x01":
+        with pytest.raises(ProtocolError, match="no extension -1"):
+            plain.decode(value)
+
+
+def test_what_only_looks_like_a_timestamp_is_a_value():
+    for value in b"\xd6\xff\0\0\0\1", [-1, {"a": [-1, (-1.5,)]}, "\xff"], {-1: [[]]}:
+        encoded = plain.encode(value, lambda _: None, label="it").data
+        assert plain.encode(plain.decode(encoded), lambda _: None, label="it").data == encoded
 
 
 @pytest.mark.parametrize(

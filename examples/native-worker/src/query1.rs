@@ -99,7 +99,7 @@ fn sums_of(rows: &RecordBatch) -> Result<Groups> {
     };
     let (quantity, price) = (money("l_quantity")?, money("l_extendedprice")?);
     let (discount, tax) = (money("l_discount")?, money("l_tax")?);
-    // The heavy zone keeps texts with offsets of 64 bits, whatever views they came as.
+    // Texts come as they were put, as dictionaries too; what were views has offsets of 64 bits.
     let flags = column(rows, "l_returnflag", &DataType::LargeUtf8)?;
     let states = column(rows, "l_linestatus", &DataType::LargeUtf8)?;
     let (flags, states) = (letters(flags.as_ref())?, letters(states.as_ref())?);
