@@ -135,7 +135,10 @@ def test_whoever_delivers_wakes_the_thread_that_leads(engine):
     leader = threading.Thread(target=lambda: got.append(future.exception(20)))
     leader.start()
     time.sleep(0.3)
-    engine._dispatcher._deliver([(task, False, error)])  # as an event loop's step does
+    outbox = engine._dispatcher._outbox
+    with engine._dispatcher._lock:
+        outbox.put([(task, False, error)])
+    outbox.deliver()  # as an event loop's step does
     leader.join(5)
     assert got == [error]
     engine.close()
