@@ -125,8 +125,15 @@ impl Context<'_> {
     /// What the caller gave as an input from its heavy zone.
     ///
     /// # Errors
-    /// For what this task makes itself, which it has as it made it; or one of the machine's limits.
+    /// For what this task makes itself, which it has as it made it; for a handle that was kept from
+    /// another task; or one of the machine's limits.
     pub fn open(&self, handle: &Handle) -> Result<Entry> {
+        if handle.task != self.scope.task() {
+            return Err(TaskError::new(
+                "handle",
+                "it is another task's: what it names may be gone, so have the caller pass it again",
+            ));
+        }
         match &handle.target {
             Target::Entry(entry) => Ok(self.shared.segments.open(entry, self.scope.task())?),
             Target::Output(_) => Err(TaskError::new(

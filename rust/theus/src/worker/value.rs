@@ -31,7 +31,7 @@ struct Extension((i8, ByteBuf));
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(super) target: Target,
-    task: u64,
+    pub(super) task: u64,
 }
 
 #[derive(Debug, Clone)]
