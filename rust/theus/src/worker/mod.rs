@@ -48,6 +48,7 @@ mod descriptor;
 mod entry;
 mod failure;
 mod launch;
+mod narrow;
 mod output;
 mod panics;
 mod registry;

@@ -22,7 +22,7 @@ impl Registry {
     /// Has tasks of this `name` run by `task`. Its result is a plain value: numbers, strings, lists, maps
     /// and what serde makes of them, with [`Handle`](crate::worker::Handle)s of what it made in shared
     /// memory. Structs become dicts, tuples and vectors lists, those of `u8` too:
-    /// [`Bytes`](crate::worker::Bytes) become bytes. Integers have up to 64 bits; write larger ones as text.
+    /// [`Bytes`](crate::worker::Bytes) become bytes. Integers may have 64 bits; write larger ones as text.
     ///
     /// # Panics
     /// If the name is empty, or has a function already.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::descriptor::Descriptor;
+use super::narrow::Narrow;
 use super::scope::Scope;
 use crate::output::Output;
 
@@ -210,7 +211,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
 pub(super) fn encode(
     value: &(impl Serialize + ?Sized),
 ) -> Result<Vec<u8>, rmp_serde::encode::Error> {
-    rmp_serde::to_vec_named(value)
+    rmp_serde::to_vec_named(&Narrow(value))
 }
 
 /// The value that `bytes` begin with.
