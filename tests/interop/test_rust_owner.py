@@ -16,13 +16,23 @@ ROOT = Path(__file__).resolve().parents[2]
 OWNER = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/examples/owner")
 
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+
+
 @pytest.fixture
 def owner():
     """Start the example; the process, and its session's id."""
     assert OWNER.exists(), f"{OWNER} is not built: make test does"
-    with subprocess.Popen(
-        [OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    # What is ignored here would be there: shells have jobs in the background ignore some.
+    before = [signal.signal(number, signal.SIG_DFL) for number in SIGNALS]
+    try:
+        process = subprocess.Popen(
+            [OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+    with process:
         yield process, process.stdout.readline().strip()
 
 
@@ -67,7 +77,7 @@ def test_nothing_of_it_stays_when_it_is_killed(owner):
     assert matrix.sum() == 1000
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_it_leaves_nothing_itself_when_a_signal_ends_it(owner, number):
     process, session = owner
     process.send_signal(number)
