@@ -32,6 +32,8 @@ struct Inner {
     running: AtomicBool,
     noted: Mutex<Vec<Note>>,
     trace: File,
+    /// Whether something may stand in the trace: looking there takes as long as a short task.
+    traced: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ impl Panics {
             running: AtomicBool::new(false),
             noted: Mutex::default(),
             trace,
+            traced: AtomicBool::new(false),
         });
         let (noting, before) = (Arc::clone(&inner), take_hook());
         set_hook(Box::new(move |info| {
@@ -103,6 +106,7 @@ impl Inner {
             .map_or_else(String::new, |at| format!(" at {at}"));
         let stack = Backtrace::force_capture();
         let text = format!("thread {thread:?} panicked{at}: {said}\n{stack}");
+        self.traced.store(true, Ordering::SeqCst);
         // A process that ends without it has a signal to show.
         let _ = self
             .trace
@@ -118,12 +122,7 @@ impl Inner {
             let text = if whole { &note.text } else { first };
             let _ = writeln!(io::stderr(), "{text}");
         }
-        let mut start = [0; 1];
-        if self
-            .trace
-            .read_at(&mut start, 0)
-            .is_ok_and(|_| start != [0])
-        {
+        if self.traced.swap(false, Ordering::SeqCst) {
             let _ = self.trace.write_all_at(&[0; SHOWN_BYTES], 0);
         }
     }
