@@ -89,7 +89,7 @@ def _no_op(scale):
 
 def _query(scale):
     factor = scale.of(1, 0.01)
-    row = Row("native-query1", f"TPC-H query 1, scale factor {factor}", MS)
+    row = Row("native-query1", f"TPC-H query 1 by tasks in Rust, scale factor {factor}", MS)
     table = _lineitem(factor)
     known = {}
 
