@@ -77,11 +77,10 @@ def frame(data):
     return b"TH" + head + struct.pack(f"<{len(words)}Q", *words) + b"".join(attachments)
 
 
-def run(session, control, null, given):
+def run(zone, control, null, given):
     """Send the frames that `given` stands for, and let the loop take them."""
     data = atheris.FuzzedDataProvider(given)
     ours, theirs = socket.socketpair()
-    zone = _theus.Zone.from_fd(session.budget_fd(), 1, session.id)
     channel = _theus.Channel.from_fd(theirs.detach())
     path, environment = list(sys.path), dict(os.environ)
     try:
@@ -106,7 +105,9 @@ def main():
     os.close(control_fd)
     null = os.open(os.devnull, os.O_RDONLY)
     wire.attach_with(refuse)
-    atheris.Setup(sys.argv, lambda given: run(session, control, null, given))
+    # One for all: a worker's loop is not freed before its process ends.
+    zone = _theus.Zone.from_fd(session.budget_fd(), 1, session.id)
+    atheris.Setup(sys.argv, lambda given: run(zone, control, null, given))
     try:
         atheris.Fuzz()
     finally:
