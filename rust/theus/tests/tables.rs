@@ -209,3 +209,21 @@ fn the_examples_read_a_live_table() {
     assert_eq!(symbols(&found), ["a", "b", "a", "c", "a"]);
     assert_eq!(found[1].column(1), segment.batches().unwrap()[1].column(1));
 }
+
+#[test]
+fn a_panic_in_the_making_of_batches_is_its_own_and_leaves_nothing_reserved() {
+    let session = session();
+    let batches = (0..3).map(|n| {
+        assert!(n < 2, "batch {n} is not there yet");
+        Ok(batch(n, &["a"]))
+    });
+    let put = std::panic::AssertUnwindSafe(|| session.put("broken", schema(), batches));
+    let payload = std::panic::catch_unwind(put).unwrap_err();
+    let said = payload.downcast_ref::<String>().unwrap();
+    assert_eq!(said, "batch 2 is not there yet");
+    assert_eq!(session.used_bytes(), 0);
+    assert!(matches!(
+        session.get("broken"),
+        Err(Error::EntryNotFound { .. })
+    ));
+}
