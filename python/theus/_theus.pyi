@@ -435,6 +435,14 @@ class Channel:
     ) -> None:
         """Write a whole frame, waiting without the GIL."""
 
+    def send_aside(
+        self,
+        kind: int,
+        fields: Sequence[int],
+        attachments: Sequence[SupportsBuffer] = (),
+    ) -> None:
+        """Write a whole frame by the socket, also to a peer that polls; wait without the GIL."""
+
     def send_parts(self, parts: Transient) -> bool:
         """Queue a PARTS frame with the segment's descriptor. True if nothing is left to write."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Handle",
     "ShmArray",
+    "buffer_of",
     "describe_dtype",
     "empty_handle",
     "extent",
@@ -318,13 +319,19 @@ def empty_handle(array: np.ndarray[Any, Any]) -> Handle | None:
 
     It has no bytes to be found by. Its offset is that of the segment.
     """
+    buffer = buffer_of(array)
+    if array.size or buffer is None:
+        return None
+    found = _theus.locate(buffer.address, 1)
+    return found and (found[0], 0, array.shape, array.strides, array.dtype.str)
+
+
+def buffer_of(array: np.ndarray[Any, Any]) -> _theus.Buffer | None:
+    """Return the buffer of a segment that an array was made over, in as many steps as there are."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
-    if array.size or not isinstance(base, _theus.Buffer):
-        return None
-    found = _theus.locate(base.address, 1)
-    return found and (found[0], 0, array.shape, array.strides, array.dtype.str)
+    return base if isinstance(base, _theus.Buffer) else None
 
 
 def view_handle(

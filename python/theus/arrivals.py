@@ -8,7 +8,7 @@ from theus import _theus, news, wire
 from theus.errors import ProtocolError, TheusError, UnpicklableError
 from theus.hello import Hello
 from theus.news import News
-from theus.tasks import CALL_NATIVE, CALL_NATIVE_ITEMS, Task
+from theus.tasks import Task
 
 if TYPE_CHECKING:
     from collections import deque
@@ -142,7 +142,7 @@ class Arrivals:
     @staticmethod
     def is_stale(task: Task, cause: int) -> bool:
         """Whether an ERROR of this cause asks for the function by value."""
-        return cause == _CAUSE_STALE and task.call not in (CALL_NATIVE, CALL_NATIVE_ITEMS)
+        return cause == _CAUSE_STALE and not task.is_native
 
     def send_by_value(self, task: Task) -> None:
         """Let `task` be sent with its function by value from now on."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from theus import native_items, plain, wire
 from theus.arrivals import Failure
 from theus.native_errors import make_native_error
-from theus.tasks import CALL_NATIVE, CALL_NATIVE_ITEMS
+from theus.tasks import CALL_NATIVE
 
 if TYPE_CHECKING:
     from theus.tasks import Task
@@ -38,7 +38,7 @@ def load(task: Task, *, success: bool, value: Any) -> tuple[bool, Any]:
 
 
 def _load_result(task: Task, value: bytes | wire.Message) -> Any:
-    if task.call not in (CALL_NATIVE, CALL_NATIVE_ITEMS):
+    if not task.is_native:
         return wire.loads(value)
     data, outputs = (value, ()) if isinstance(value, bytes) else (value.data, value.outputs)
     if task.call == CALL_NATIVE:
@@ -47,7 +47,7 @@ def _load_result(task: Task, value: bytes | wire.Message) -> Any:
 
 
 def _load_failure(task: Task, failure: Failure) -> BaseException:
-    if task.call in (CALL_NATIVE, CALL_NATIVE_ITEMS):
+    if task.is_native:
         said = plain.decode(failure.message.data) if failure.message.data else None
         return make_native_error(task.reference.name, failure.cause, said, failure.traceback)
     return wire.load_error(failure.message, failure.traceback)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from theus import _theus
-from theus.array import ShmArray, attached, handle_of
+from theus.array import ShmArray, attached, buffer_of, handle_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,10 +152,8 @@ def _place_of_array(array: np.ndarray[Any, Any], pin: Pin) -> _Place:
 
 def _is_draft(array: Any) -> bool:
     """Whether an array lies in a segment of this process that nobody else can find yet."""
-    base = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return isinstance(base, _theus.Buffer) and _theus.locate(base.address, 1) is None
+    buffer = buffer_of(array)
+    return buffer is not None and _theus.locate(buffer.address, 1) is None
 
 
 def _not_ours(name: str) -> _Place:

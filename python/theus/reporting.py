@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import select
 from typing import TYPE_CHECKING
 
 from theus import _theus
@@ -50,9 +49,4 @@ class Reporter:
     def _send(self, kind: int, fields: tuple[int, ...], message: str) -> None:
         # By the socket, also to an owner that polls: what lies in the page would be taken for the
         # task's outcome by a short cut, which closes then.
-        channel = self._channel
-        channel.queue(kind, fields, (message.encode(errors="backslashreplace"),))
-        while not channel.flush():
-            poll = select.poll()
-            poll.register(channel.fileno(), select.POLLOUT)
-            poll.poll()
+        self._channel.send_aside(kind, fields, (message.encode(errors="backslashreplace"),))

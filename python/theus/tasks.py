@@ -107,6 +107,11 @@ class Task:
         self.spared = 0  # how many workers ended with this first in line, and not begun
         self.deaths: tuple[WorkerDiedError, ...] = ()
 
+    @property
+    def is_native(self) -> bool:
+        """Whether it goes by name, with plain values."""
+        return self.call in (CALL_NATIVE, CALL_NATIVE_ITEMS)
+
 
 class Driver(Protocol):
     """What a future needs of the dispatcher."""

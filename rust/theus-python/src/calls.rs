@@ -11,10 +11,12 @@ use theus::dispatch::{Frame, Kind, Pace};
 
 use crate::channel::{Channel, PyFrame, duration, to_tuple};
 use crate::control::Control;
-use crate::lane::PICKLED_NONE;
 
 /// Version, function and call of TASK frames.
 type Key = [u64; 3];
+
+/// What pickle makes of None, in protocol 5: what most tasks return that return nothing.
+const PICKLED_NONE: &[u8] = b"\x80\x05N.";
 
 /// What a worker asks for its next frame. Tasks that it has *learned* are run in here, and cross from
 /// Rust to Python and back once.

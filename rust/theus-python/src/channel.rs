@@ -137,6 +137,20 @@ impl Channel {
         self.finish_sending(py, done)
     }
 
+    /// Write a whole frame by the socket, also to a peer that polls, waiting without the GIL.
+    #[pyo3(signature = (kind, fields, attachments = Vec::new()), text_signature = "($self, kind, fields, attachments=())")]
+    fn send_aside(
+        &self,
+        py: Python<'_>,
+        kind: u8,
+        fields: Vec<u64>,
+        attachments: Vec<Payload>,
+    ) -> PyResult<()> {
+        self.queue(py, kind, fields, attachments)?;
+        let done = self.flush(py)?;
+        self.finish_sending(py, done)
+    }
+
     /// Queue a PARTS frame with the segment's descriptor. True if nothing is left to write.
     fn send_parts(&self, py: Python<'_>, parts: &Transient) -> PyResult<bool> {
         let (file, fields) = parts.0.to_send().map_err(|error| to_py(py, error))?;

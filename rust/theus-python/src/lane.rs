@@ -12,9 +12,6 @@ use theus::dispatch::{Frame, Kind};
 
 use crate::channel::{Call, Channel, Exchange, duration, to_tuple};
 
-/// What pickle makes of None, in protocol 5: what most tasks return that return nothing.
-pub(crate) const PICKLED_NONE: &[u8] = b"\x80\x05N.";
-
 /// What a call of one function in one state needs, for as long as nothing else happens.
 ///
 /// Python's signal handlers see a call as one step. Other threads see the worker's queue, which has

@@ -96,10 +96,7 @@ impl Entry {
     fn cut(&self, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
         match &self.descriptor.part {
             None => Ok(batches),
-            Some(part) => cut(&batches, part).map_err(|reason| Error::CorruptSegment {
-                segment: self.descriptor.segment.clone(),
-                reason,
-            }),
+            Some(part) => cut(&batches, part).map_err(|reason| corrupt(&self.descriptor, reason)),
         }
     }
 
@@ -113,10 +110,7 @@ impl Entry {
             None => Ok(schema),
             Some(part) => match schema.project(&part.columns) {
                 Ok(schema) => Ok(Arc::new(schema)),
-                Err(error) => Err(Error::CorruptSegment {
-                    segment: self.descriptor.segment.clone(),
-                    reason: error.to_string(),
-                }),
+                Err(error) => Err(corrupt(&self.descriptor, error.to_string())),
             },
         }
     }
@@ -131,6 +125,13 @@ impl Entry {
     #[must_use]
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
+    }
+}
+
+fn corrupt(descriptor: &Descriptor, reason: String) -> Error {
+    Error::CorruptSegment {
+        segment: descriptor.segment.clone(),
+        reason,
     }
 }
 
@@ -173,10 +174,7 @@ impl Segments {
     pub(super) fn open(&self, descriptor: &Arc<Descriptor>, task: u64) -> Result<Entry> {
         let name: SegmentName = descriptor.segment.parse()?;
         if name.session != self.session {
-            return Err(Error::CorruptSegment {
-                segment: descriptor.segment.clone(),
-                reason: "it is another session's".to_owned(),
-            });
+            return Err(corrupt(descriptor, "it is another session's".to_owned()));
         }
         let mut mapped = self.mapped.lock().unwrap_or_else(PoisonError::into_inner);
         let segment = if let Some(segment) = mapped.get(&name.number) {
@@ -187,14 +185,12 @@ impl Segments {
             segment
         };
         if segment.length() as u64 != descriptor.length {
-            return Err(Error::CorruptSegment {
-                segment: descriptor.segment.clone(),
-                reason: format!(
-                    "it has {} bytes, not {}",
-                    segment.length(),
-                    descriptor.length
-                ),
-            });
+            let reason = format!(
+                "it has {} bytes, not {}",
+                segment.length(),
+                descriptor.length
+            );
+            return Err(corrupt(descriptor, reason));
         }
         Ok(Entry {
             segment,

@@ -54,12 +54,15 @@ impl Task<'_> {
         let since = Instant::now();
         let scope = Scope::new(number);
         let found = self.find(version, function);
-        let outcome = found.and_then(|(state, task)| match call {
-            PLAIN => self.call(state, task, inputs, &scope),
-            ITEMS => self.call_each(state, task, inputs, &scope),
-            _ => {
-                let reason = format!("call {call} is none by name with plain values");
-                Err(TaskError::new("call", reason))
+        let outcome = found.and_then(|(state, task)| {
+            let once = |inputs: &[u8]| self.call(state, task, inputs, &scope);
+            match call {
+                PLAIN => once(inputs),
+                ITEMS => call_each(inputs, &scope, once),
+                _ => {
+                    let reason = format!("call {call} is none by name with plain values");
+                    Err(TaskError::new("call", reason))
+                }
             }
         });
         let took = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -97,49 +100,6 @@ impl Task<'_> {
         self.panics.catch(|| task(&context))
     }
 
-    /// Calls it with each of several inputs, up to one that fails, or whose result has outputs: the
-    /// caller sends those behind it again.
-    fn call_each(
-        &self,
-        state: &State,
-        task: &registry::Task,
-        inputs: &[u8],
-        scope: &Scope,
-    ) -> Result<Vec<u8>> {
-        let items: Vec<&Bytes> = value::decode(inputs).map_err(|error| {
-            let reason = format!("these are not the inputs of several calls: {error}");
-            TaskError::of(Cause::Inputs, "items", reason)
-        })?;
-        let mut results = Results {
-            values: Vec::with_capacity(items.len()),
-            error: None,
-        };
-        for item in items {
-            match self.call(state, task, item, scope) {
-                Ok(value) => results.values.push(ByteBuf::from(value)),
-                Err(error) if error.cause == Cause::Stopped => return Err(error),
-                Err(error) => {
-                    results.error = Some(Ended {
-                        cause: error.cause as u64,
-                        error: error.description,
-                        traceback: error.trace,
-                    });
-                    break;
-                }
-            }
-            if !scope.referred().is_empty() {
-                break;
-            }
-        }
-        value::encode(&results).map_err(|error| {
-            TaskError::of(
-                Cause::Unsendable,
-                "results",
-                format!("they cannot be sent: {error}"),
-            )
-        })
-    }
-
     fn answer(&self, took: u64, outcome: Result<Vec<u8>>, scope: &Scope) -> crate::Result<()> {
         let mut sender = self.shared.sender();
         let outcome = outcome.and_then(|result| {
@@ -159,4 +119,45 @@ impl Task<'_> {
             }
         }
     }
+}
+
+/// Calls `once` with each of several inputs, up to one that fails, or whose result has outputs: the
+/// caller sends those behind it again.
+fn call_each(
+    inputs: &[u8],
+    scope: &Scope,
+    once: impl Fn(&[u8]) -> Result<Vec<u8>>,
+) -> Result<Vec<u8>> {
+    let items: Vec<&Bytes> = value::decode(inputs).map_err(|error| {
+        let reason = format!("these are not the inputs of several calls: {error}");
+        TaskError::of(Cause::Inputs, "items", reason)
+    })?;
+    let mut results = Results {
+        values: Vec::with_capacity(items.len()),
+        error: None,
+    };
+    for item in items {
+        match once(item) {
+            Ok(value) => results.values.push(ByteBuf::from(value)),
+            Err(error) if error.cause == Cause::Stopped => return Err(error),
+            Err(error) => {
+                results.error = Some(Ended {
+                    cause: error.cause as u64,
+                    error: error.description,
+                    traceback: error.trace,
+                });
+                break;
+            }
+        }
+        if !scope.referred().is_empty() {
+            break;
+        }
+    }
+    value::encode(&results).map_err(|error| {
+        TaskError::of(
+            Cause::Unsendable,
+            "results",
+            format!("they cannot be sent: {error}"),
+        )
+    })
 }
