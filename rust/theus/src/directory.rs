@@ -4,14 +4,16 @@
 //! somebody has the file mapped, on network file systems there may be none.
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, FileType, Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
+use crate::descriptor::SessionId;
 use crate::error::Result;
+use crate::kill_point::KillPoint;
 use crate::lease;
 use crate::mapping::Mapping;
 use crate::os;
@@ -94,8 +96,8 @@ impl DirectoryReport {
     }
 }
 
-/// Tries in `path` what segments need. Nothing is left there, unless this process is killed in the
-/// microseconds in which an empty file has a name, which begins with a dot.
+/// Tries in `path` what segments need. Nothing is left there; if this process is killed in the
+/// microseconds in which an empty file has a name, the next sweep of `path` removes it.
 ///
 /// # Errors
 /// [`crate::Error::DescriptorLimit`] and the like: if it cannot be tried.
@@ -143,16 +145,23 @@ fn is_directory(status: &rustix::fs::Stat) -> bool {
 }
 
 /// A file without a name in `directory`, whatever its file system can do.
+///
+/// The name that it has for a moment is that of a lock of a session that nobody else knows: should
+/// this process die then, a sweep takes it for a dead session's.
 fn nameless(directory: &Path, missing: &mut Vec<Missing>) -> Result<Option<OwnedFd>> {
     let mode = Mode::RUSR | Mode::WUSR;
     let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let path = unused_name(directory)?;
-    let unlink = || rustix::fs::unlink(&path);
+    let path = directory.join(SessionId::random()?.lock_name());
     match rustix::fs::open(directory, flags | OFlags::TMPFILE, mode) {
         Ok(file) => {
-            let source = format!("/proc/self/fd/{}", file.as_raw_fd());
-            match rustix::fs::linkat(CWD, source, CWD, &path, AtFlags::SYMLINK_FOLLOW) {
-                Ok(()) => unlink().map_err(|errno| os::failed("removing a trial file", errno))?,
+            // A sweep that comes by has to see somebody alive. Where there are no locks it removes
+            // the name, which is gone then as it should be.
+            let _ = os::try_lock(&file);
+            match os::link(&file, &path) {
+                Ok(()) => {
+                    KillPoint::TrialLinked.pass();
+                    os::unlink(&path)?;
+                }
                 Err(_) => missing.push(Missing::Linking),
             }
             return Ok(Some(file));
@@ -171,15 +180,8 @@ fn nameless(directory: &Path, missing: &mut Vec<Missing>) -> Result<Option<Owned
         missing.push(Missing::Writable);
         return Ok(None);
     };
-    unlink().map_err(|errno| os::failed("removing a trial file", errno))?;
+    os::unlink(&path)?;
     Ok(Some(file))
-}
-
-fn unused_name(directory: &Path) -> Result<PathBuf> {
-    let mut bytes = [0; 8];
-    os::random(&mut bytes)?;
-    let number = u64::from_le_bytes(bytes);
-    Ok(directory.join(format!(".theus-probe-{number:016x}")))
 }
 
 fn try_file(file: &OwnedFd, missing: &mut Vec<Missing>) -> Result<()> {

@@ -27,6 +27,7 @@ macro_rules! kill_points {
 }
 
 kill_points! {
+    TrialLinked "trial.linked",
     LockCreated "lock.created",
     LockLocked "lock.locked",
     LockLinked "lock.linked",
