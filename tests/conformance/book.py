@@ -87,6 +87,17 @@ def same(context, array):
     return handle(array)
 
 
+def squares(context, count):
+    output = book.Output(context, count)
+    for n in range(count):
+        output.items[n] = n * n
+    return output
+
+
+def forgets(context, count):
+    book.Output(context, count // 8)
+
+
 def fail(context, message):
     raise book.TaskError("Failed", message)
 
@@ -165,6 +176,8 @@ FUNCTIONS = (
     sum_,
     sum_of,
     same,
+    squares,
+    forgets,
     fail,
     panic,
     panic_in_parallel,

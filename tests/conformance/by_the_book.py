@@ -2,7 +2,7 @@
 """A worker written from `schemas/` alone, with nothing but the standard library.
 
 It is what a program in a third language would be, so it imports nothing of theus: frames.json,
-worker.json, values.json, control.json and descriptor.json say all that it knows.
+worker.json, values.json, control.json, budget.json and descriptor.json say all that it knows.
 """
 
 import json
@@ -13,14 +13,16 @@ import signal
 import socket
 import struct
 import sys
+import threading
 import time
 import traceback
 
 VERSION = 2
 HELLO, STATE, FORGET_STATE, FUNCTION, FORGET_FUNCTION, TASK = 2, 3, 4, 5, 6, 7
-RESULT, ERROR, RELEASE, SHUTDOWN, LOG, PROGRESS = 8, 9, 10, 11, 14, 15
+RESULT, ERROR, RELEASE, SHUTDOWN, OUTPUT, LOG, PROGRESS = 8, 9, 10, 11, 13, 14, 15
 RAISED, UNSENDABLE, UNKNOWN, INPUTS, PANICKED, STOPPED = range(6)
 RUNNING, CANCEL = 0, 64  # words of the control page
+LIMIT, COUNTERS, SEATS = 0, 40, 1019  # of the budget page
 
 # --- plain values: values.json, and the specification of MessagePack ---
 
@@ -52,6 +54,8 @@ def pack(value):  # noqa: PLR0911 - one for each kind of value
     if isinstance(value, dict):
         pairs = b"".join(pack(key) + pack(item) for key, item in value.items())
         return struct.pack(">BI", 0xDF, len(value)) + pairs
+    if isinstance(value, Output):
+        value = value.refer()
     if isinstance(value, Extension):
         return struct.pack(">BIb", 0xC9, len(value.data), value.code) + value.data
     raise TypeError(f"a {type(value).__name__} is no plain value")
@@ -160,6 +164,85 @@ def read_f8(descriptor):
     return [struct.unpack_from("<d", data, start + stride * i)[0] for i in range(count)]
 
 
+def header_u8(count):
+    """The bytes before a tensor of uint64 with one dimension: an Arrow message, then its items."""
+    message = struct.pack(
+        "<I6H ihBxI4xq 7H2x iB3xIIqq 4H ii II 2x3H i4xq",
+        *(16, 12, 24, 4, 6, 8, 16),  # where Message begins; where its fields lie in it
+        *(12, 4, 4, 56 - 24, 8 * count),  # its version 5, its header's type and place, the body
+        *(14, 32, 4, 8, 12, 0, 16),  # Tensor: no strides
+        *(16, 2, 96 - 64, 104 - 68, 0, 8 * count),  # the type's type and place, the shape, the body
+        *(8, 8, 4, 0),  # Int, not signed
+        *(8, 64),
+        *(1, 120 - 108),  # the shape
+        *(6, 16, 8),  # TensorDim, without a name
+        *(6, count),
+    )
+    return struct.pack("<Ii", 0xFFFFFFFF, 4096 - 8) + message.ljust(4096 - 8, b"\0")
+
+
+class Budget:
+    """The worker's counter at the budget page."""
+
+    def __init__(self, file, seat):
+        self.page = memoryview(mmap.mmap(file, COUNTERS + 8 * SEATS)).cast("Q")
+        self.seat = COUNTERS // 8 + seat
+        self.unsent = 0
+        self.fence = threading.Lock()
+
+    def reserve(self, count):
+        # There is no atomic addition in this language.
+        until = time.monotonic() + 1
+        while self.page[self.seat] != self.unsent and time.monotonic() < until:
+            time.sleep(0.0001)
+        before = self.page[self.seat]
+        self.page[self.seat] = before + count
+        with self.fence:
+            pass
+        counters = self.page[COUNTERS // 8 :]
+        if sum(counters[1:]) + counters[0] > self.page[LIMIT]:
+            self.page[self.seat] = before
+            text = f"{count} bytes are more than the limit leaves"
+            raise TaskError("Full", text, "heavy zone full")
+        self.unsent += count
+
+    def release(self, count):
+        self.page[self.seat] -= count
+        self.unsent -= count
+
+
+class Output:
+    """A tensor of uint64 that a task makes in place."""
+
+    def __init__(self, context, count):
+        self.context, header = context, header_u8(count)
+        self.length = len(header) + 8 * count
+        context.worker.budget.reserve(self.length)
+        self.file = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(self.file, 0, self.length)
+        except OSError as error:
+            os.close(self.file)
+            context.worker.budget.release(self.length)
+            raise TaskError("Full", str(error), "heavy zone full") from error
+        self.mapping = mmap.mmap(self.file, self.length)
+        self.mapping[: len(header)] = header
+        self.items = memoryview(self.mapping)[len(header) :].cast("Q")
+        context.made.append(self)
+
+    def refer(self):
+        """What stands for it in the result."""
+        if self not in self.context.referred:
+            self.context.made.remove(self)
+            self.context.referred.append(self)
+        return Extension(2, struct.pack("<Q", self.context.referred.index(self)))
+
+    def close(self):
+        self.items.release()
+        self.mapping.close()
+        os.close(self.file)
+
+
 # --- tasks ---
 
 
@@ -177,8 +260,10 @@ class TaskError(Exception):
 class Context:
     """What a task has: its inputs, its state, and its owner's ear."""
 
-    def __init__(self, worker, task, state, inputs):
-        self.worker, self.task, self.state, self.inputs = worker, task, state, inputs
+    def __init__(self, worker, task):
+        self.worker, self.task = worker, task
+        self.state, self.inputs = None, None
+        self.made, self.referred = [], []
 
     def tell(self, kind, numbers, text):
         self.worker.send(kind, (self.task, *numbers), (text.encode(),))
@@ -194,6 +279,22 @@ class Context:
         if given not in self.state["entries"]:
             raise TaskError("NoEntry", f"there is no entry {given!r}", "entry not found")
         return self.state["entries"][given]
+
+    def drop(self, outputs):
+        for output in outputs:
+            output.close()
+            self.worker.budget.release(output.length)
+
+    def send_outputs(self):
+        """Send what the result refers to, by descriptors that can only read."""
+        self.drop(self.made)  # first: from now on the owner may change the counter
+        for number, output in enumerate(self.referred):
+            reader = os.open(f"/proc/self/fd/{output.file}", os.O_RDONLY | os.O_CLOEXEC)
+            output.close()
+            frame = encode(OUTPUT, (number, output.length), ())
+            socket.send_fds(self.worker.channel, [frame], [reader])
+            os.close(reader)
+            self.worker.budget.unsent -= output.length
 
 
 def echo(context):
@@ -269,6 +370,13 @@ def pid(_):
     return os.getpid()
 
 
+def squares(context):
+    output = Output(context, context.inputs["count"])
+    for n in range(len(output.items)):
+        output.items[n] = n * n
+    return output
+
+
 def environment(context):
     return os.environ.get(context.inputs["variable"])
 
@@ -286,6 +394,7 @@ FUNCTIONS = (
     noop,
     pid,
     progress,
+    squares,
     total,
     unsendable,
 )
@@ -299,6 +408,7 @@ class Worker:
         self.channel = socket.socket(fileno=launch["channel"])
         self.owner = launch["owner"]
         self.page = memoryview(mmap.mmap(launch["control"], 4096)).cast("Q")
+        self.budget = Budget(launch["budget"], launch["seat"])
         self.states = {}
         self.functions = {}
 
@@ -353,9 +463,10 @@ class Worker:
         task, version, number, _ = fields
         self.page[RUNNING // 8] = task
         started = time.perf_counter_ns()
+        context = Context(self, task)
         try:
-            context = Context(self, task, self.states[version], unpack(attachments[0]))
             context.check_stopped()
+            context.state, context.inputs = self.states[version], unpack(attachments[0])
             function = TASKS.get(self.functions[number])
             if function is None:
                 raise TaskError("", "", cause=UNKNOWN)
@@ -364,6 +475,7 @@ class Worker:
                 answer = RESULT, (), (pack(result),)
             except TypeError as error:
                 raise TaskError("TypeError", str(error), cause=UNSENDABLE) from None
+            context.send_outputs()
         except TaskError as error:
             data = b"" if error.cause == UNKNOWN else pack(error.said)
             answer = ERROR, (error.cause,), (data, b"")
@@ -371,6 +483,8 @@ class Worker:
             said = {"type": type(error).__name__, "message": str(error)}
             answer = ERROR, (PANICKED,), (pack(said), traceback.format_exc().encode())
         kind, more, data = answer
+        if kind == ERROR:
+            context.drop(context.made + context.referred)
         self.send(kind, (task, time.perf_counter_ns() - started, *more), data)
         self.page[RUNNING // 8] = 0
 

@@ -173,13 +173,12 @@ class Rust(Plain):
 
 
 class Book(Plain):
-    """What `schemas/` alone let one write in an evening: it makes nothing, and trusts its owner."""
+    """What `schemas/` alone let one write in an evening: no tables, and trust in its owner."""
 
     name = "book"
     lacks = Plain.lacks | {
         "items",
         "mappings",  # nothing stays mapped between two tasks
-        "outputs",
         "shortest values",
         "strictness",  # it takes frames and values that are cut short, and calls of other numbers
         "sweep",

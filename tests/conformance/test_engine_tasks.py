@@ -130,28 +130,40 @@ def test_tables_go_in_by_handle_whatever_part_of_them(run, engine):
         assert run("same", array=part).equals(part)
 
 
-@pytest.mark.needs("outputs")
 def test_what_a_task_makes_comes_without_a_copy_and_goes_when_nobody_has_it(run, engine):
     before = engine.heavy.stats()["used_bytes"]
     squares = run("squares", count=100_000)
-    table = run("numbers", count=50_000)["table"]
     np.testing.assert_array_equal(squares, np.arange(100_000, dtype=np.uint64) ** 2)
     assert not squares.flags.writeable
-    assert handle_of(squares) is not None
-    assert table["n"].to_pylist() == list(range(50_000))
-    assert engine.heavy.stats()["used_bytes"] >= before + 1_200_000
-    del squares, table
+    assert handle_of(run("same", array=squares)) == handle_of(squares)
+    assert engine.heavy.stats()["used_bytes"] >= before + 800_000
+    del squares
     assert used_falls_to(engine, before)
 
 
-@pytest.mark.needs("outputs")
-def test_what_a_task_made_can_be_given_to_the_next(run):
-    squares = run("squares", count=1000)
-    assert handle_of(run("same", array=squares)) == handle_of(squares)
-    assert run("rows_of", array=run("numbers", count=7)["table"]) == [7, ["n"]]
+@pytest.mark.needs("tables")
+def test_a_table_that_a_task_makes_is_an_entry_too(run, engine):
+    before = engine.heavy.stats()["used_bytes"]
+    table = run("numbers", count=50_000)["table"]
+    assert table["n"].to_pylist() == list(range(50_000))
+    assert engine.heavy.stats()["used_bytes"] >= before + 400_000
+    assert run("rows_of", array=table) == [50_000, ["n"]]
+    del table
+    assert used_falls_to(engine, before)
 
 
-@pytest.mark.needs("outputs")
+def test_what_many_tasks_make_is_counted_to_the_byte(dialect, engine):
+    before = engine.heavy.stats()["used_bytes"]
+    kept = [engine.submit(dialect.task("squares"), count=n) for n in range(1, 200)]
+    for n, future in enumerate(kept, 1):
+        assert future.result(DEADLINE_S).sum() == sum(i * i for i in range(n))
+        assert engine.submit(dialect.task("forgets"), count=n).result(DEADLINE_S) is None
+    lengths = [4096 + 8 * n for n in range(1, 200)]  # a tensor begins on its second page
+    assert engine.heavy.stats()["used_bytes"] == before + sum(lengths)
+    del kept, future
+    assert used_falls_to(engine, before)
+
+
 def test_what_does_not_fit_the_heavy_zone_fails_its_task_alone(dialect):
     with dialect.engine(heavy_limit=8 << 20) as engine:
 

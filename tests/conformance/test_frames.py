@@ -310,8 +310,14 @@ def test_another_task_that_is_to_stop_disturbs_none(ready):
 # --- OUTPUT ---
 
 
-@pytest.mark.needs("outputs")
-@pytest.mark.parametrize(("name", "count"), [("squares", 1000), ("squares", 1), ("numbers", 7)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("squares", 1000),
+        ("squares", 1),
+        pytest.param("numbers", 7, marks=pytest.mark.needs("tables")),
+    ],
+)
 def test_an_output_comes_before_its_result_and_nobody_can_write_it(
     either_way, session, name, count
 ):
@@ -333,7 +339,6 @@ def test_an_output_comes_before_its_result_and_nobody_can_write_it(
     assert "rw-s" not in rights, rights
 
 
-@pytest.mark.needs("outputs")
 def test_an_output_that_no_result_refers_to_is_not_sent(ready):
     assert ready.call("forgets", count=1 << 20) is None
     assert ready.call("nothing") is None

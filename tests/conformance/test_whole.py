@@ -6,7 +6,7 @@ from pathlib import Path
 from owner import exchanged
 
 FRAMES = Path(__file__).resolve().parents[2] / "schemas/frames.json"
-NEEDED = {"SETUP": "pickle", "PARTS": "pickle", "OUTPUT": "outputs"}
+NEEDED = {"SETUP": "pickle", "PARTS": "pickle"}
 
 
 def test_every_kind_of_frame_was_sent_or_came(dialect):

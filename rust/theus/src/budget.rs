@@ -5,7 +5,7 @@
 //! clears it when the worker has died. So nothing that a killed process had reserved stays counted.
 //!
 //! The page also says how much memory the owner's pool has ready, and lets a worker that finds no
-//! space ask for it.
+//! space ask for it. `schemas/budget.json` says where.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -224,6 +224,8 @@ impl Drop for Reservation {
 mod tests {
     use std::sync::atomic::AtomicU64;
 
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -271,6 +273,25 @@ mod tests {
             }
         });
         assert_eq!(owner.used(), 0);
+    }
+
+    #[test]
+    fn the_places_are_those_of_the_schema() {
+        let schema: Value =
+            serde_json::from_str(include_str!("../../../schemas/budget.json")).unwrap();
+        let words = schema["words"].as_array().unwrap().iter();
+        let words: Vec<_> = words.map(|word| (&word["name"], &word["offset"])).collect();
+        let known = [LIMIT, READY, ASKED, ANSWERED, BELL].map(|word| word * size_of::<u64>());
+        let names = ["limit", "ready", "asked", "answered", "bell"];
+        assert_eq!(words.len(), names.len());
+        for (found, known) in words.into_iter().zip(names.iter().zip(known)) {
+            assert_eq!(found.0, known.0);
+            assert_eq!(found.1, known.1, "{}", known.0);
+        }
+        let counters = &schema["counters"];
+        assert_eq!(counters["offset"], COUNTERS * size_of::<u64>());
+        assert_eq!(counters["seats"], SEATS);
+        assert_eq!(schema["page_bytes"], PAGE_BYTES);
     }
 
     #[test]
