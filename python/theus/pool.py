@@ -161,14 +161,15 @@ class WorkerPool:
         return [worker for worker in self._workers if not worker.queue][:CORES]
 
     def warm_up(self) -> bool:
-        """Start one more of the workers that there are cores for; False if they all run.
+        """Start one more of the workers that there are cores for; False if none is to start now.
 
         Raises
         ------
         OSError
             If a worker cannot be started.
         """
-        if len(self._workers) - self._retiring >= min(self._limit, CORES):
+        all_run = len(self._workers) - self._retiring >= min(self._limit, CORES)
+        if all_run or not self._may_start():
             return False
         self.start()
         return True
@@ -205,6 +206,7 @@ class WorkerPool:
         worker.ready = True
         worker.deadline = None
         self.failed_starts = 0
+        self._held_off_s = _HOLD_OFF_S
 
     def note_sent(self, worker: WorkerProcess, task: Task) -> None:
         """Note that `worker` has `task`, whose estimate counts until it is finished."""
