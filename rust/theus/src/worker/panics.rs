@@ -83,8 +83,7 @@ impl Panics {
                 Some(place) => noted.remove(place).text,
                 None => String::new(), // it was resumed with a payload that nobody panicked with
             };
-            // Dropping it runs the task's code again, which may panic again.
-            mem::forget(payload);
+            discard(payload);
             Err(error)
         });
         self.0.pass_on(noted);
@@ -129,6 +128,15 @@ impl Inner {
 
     fn noted(&self) -> MutexGuard<'_, Vec<Note>> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Drops what a task panicked with. That may be the task's own code, which may panic again.
+fn discard(payload: Box<dyn Any + Send>) {
+    match catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // And so may what it panics with then.
+        Err(again) if !again.is::<&str>() && !again.is::<String>() => mem::forget(again),
+        _ => {}
     }
 }
 
