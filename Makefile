@@ -93,9 +93,14 @@ fuzz-worker: build ## hostile frames for the loop of a Python worker, FUZZ_SECON
 	mkdir -p $(TARGET)/fuzz/worker
 	$(BIN)/python tests/fuzz/worker_loop.py $(TARGET)/fuzz/worker -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1
 
-asan: ## the core's tests with AddressSanitizer
+asan: build ## the core's tests, and the conformance suite's worker in Rust, with AddressSanitizer
 	THEUS_SANITIZED=1 THEUS_BIT_STEP=29 $(NIGHTLY) RUSTFLAGS=-Zsanitizer=address \
 		cargo test --no-fail-fast --package theus --lib --tests --target $(HOST) --target-dir $(TARGET)/asan
+	$(NIGHTLY) RUSTFLAGS=-Zsanitizer=address \
+		cargo build --package theus --example conformance --target $(HOST) --target-dir $(TARGET)/asan
+	THEUS_SANITIZED=1 ASAN_OPTIONS=quarantine_size_mb=4 \
+		THEUS_CONFORMANCE=$(TARGET)/asan/$(HOST)/debug/examples/conformance \
+		$(BIN)/python -m pytest -q tests/conformance -k rust
 
 # The standard library is built too: without it, its own synchronisation is not seen.
 tsan: ## the core's tests with ThreadSanitizer; needs rustup component add rust-src
