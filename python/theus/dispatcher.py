@@ -347,8 +347,12 @@ class Dispatcher:
         if future.done():
             return
         task = getattr(future, "task", None)
-        if task is not None and (timeout is None or timeout > SPIN_S):
-            self._poll_for(task)
+        if task is not None:
+            if self._outbox.expect(task):
+                with InterruptsDeferred():
+                    self._outbox.deliver()
+            elif timeout is None or timeout > SPIN_S:
+                self._poll_for(task)
         if not future.done():
             self._driver.drive(future.done, timeout)
 

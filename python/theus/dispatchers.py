@@ -76,6 +76,7 @@ class Dispatchers:
         self._seats = Seats(session)
         self._closed = False
         self._lock = threading.Lock()
+        self._one_by_one = threading.Lock()
         self._count = count
         self._tasks: dict[str, _Native] = {}
         self.python = self._make(PythonProgram(), count)
@@ -142,6 +143,10 @@ class Dispatchers:
             If there would be more workers than an engine may have.
         """
         program = NativeProgram(os.path.abspath(path), arguments, environment)  # noqa: PTH100 - no link is to be followed
+        with self._one_by_one:  # two threads may start the same
+            return self._start(program, count)
+
+    def _start(self, program: NativeProgram, count: int) -> tuple[str, ...]:
         for native in self._tasks.values():
             if native.program.path == program.path:
                 return native.program.same_as(program).tasks
@@ -186,7 +191,8 @@ class Dispatchers:
                     other = self._tasks[name].program.path
                     reason = f"it has a task {name!r}, which {other} has too: names are unique"
                     raise NativeWorkerError(native.program.path, reason)
-            self._tasks |= dict.fromkeys(hello.tasks, native)
+            # Replaced as a whole, as others look at it meanwhile.
+            self._tasks = self._tasks | dict.fromkeys(hello.tasks, native)
             self._all = (*self._all, native.dispatcher)
             self._count += native.most
         return hello.tasks
@@ -241,6 +247,7 @@ class Dispatchers:
     def abandon(self) -> None:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.Lock()
+        self._one_by_one = threading.Lock()
         self._closed = True
         for dispatcher in (*self._all, *self._starting):
             dispatcher.abandon()

@@ -23,7 +23,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -291,7 +291,9 @@ class References:
 
 
 def _by_name(task: NativeTask) -> Reference:
-    return Reference(task.name, BY_NAME, _define(task.name), task)
+    # The caller's callback is its task's alone: workers keep the reference, and would keep it too.
+    function = task if task.on_progress is None else replace(task, on_progress=None)
+    return Reference(task.name, BY_NAME, _define(task.name), function)
 
 
 @lru_cache(maxsize=1024)

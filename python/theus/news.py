@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from theus import _theus
 from theus.errors import ProtocolError
-from theus.native_tasks import NativeTask, Progress
+from theus.native_tasks import Progress
 
 if TYPE_CHECKING:
     from theus.tasks import Task
@@ -43,14 +44,28 @@ class News(NamedTuple):
     said: str | Progress
 
     def tell(self) -> None:
-        """Pass it on to the log, or to who wants to know how far the task is."""
+        """Pass it on to the log, or to who wants to know how far the task is.
+
+        What a handler of the log or a callback raises is logged: those who wait for other tasks in
+        this thread have nothing to do with it.
+        """
+        name = None if self.task is None else self.task.reference.name
+        try:
+            self._tell(name)
+        except Exception:  # noqa: BLE001 - it is the user's code
+            with suppress(Exception):  # the same handler, perhaps
+                is_line = isinstance(self.said, str)
+                who = "a handler of the logger theus.worker" if is_line else "on_progress"
+                _log.exception("%s raised for what %s told", who, name)
+
+    def _tell(self, name: str | None) -> None:
         if isinstance(self.said, str):
-            name = None if self.task is None else self.task.reference.name
             more = {"task": name, "pid": self.pid}
             _workers_log.log(self.level, "%s", self.said, extra=more)
         elif self.task is not None and not self.task.done:
             self.task.outcome.advance(self.said)
-            _call_back(self.task, self.said)
+            if self.task.on_progress is not None:
+                self.task.on_progress(self.said)
 
 
 def read(worker: WorkerProcess, frame: Frame) -> News:
@@ -72,13 +87,3 @@ def read(worker: WorkerProcess, frame: Frame) -> News:
         msg = f"a line for the log has level 10, 20, 30 or 40, not {fields[1]}"
         raise ProtocolError(msg)
     return News(worker.pid, task, fields[1], text)
-
-
-def _call_back(task: Task, progress: Progress) -> None:
-    function = task.reference.function
-    if not isinstance(function, NativeTask) or function.on_progress is None:
-        return
-    try:
-        function.on_progress(progress)
-    except Exception:  # noqa: BLE001 - whatever it is, the task has nothing to do with it
-        _log.exception("on_progress of %s raised", task.reference.name)

@@ -3,7 +3,7 @@
 Callbacks of the user run there, and may wait for other tasks, so that nothing that has come may
 stay with the thread that runs one: any thread passes on what is next. Only what belongs to one task
 keeps its order: while one of its callbacks runs, what it tells waits for that to end, and so does
-its outcome, unless the callback itself waits for something: it may be that.
+its outcome, unless the callback waits for just that.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ __all__ = ["Outbox"]
 class _Telling:
     """A thread that passes on news of a task, and what has come of it meanwhile."""
 
-    __slots__ = ("ends", "rest", "thread")
+    __slots__ = ("awaited", "rest", "thread")
 
     def __init__(self, thread: int) -> None:
         self.thread = thread
         self.rest: list[Delivery] = []
-        self.ends = False
+        self.awaited = False
 
 
 class Outbox:
@@ -93,33 +93,42 @@ class Outbox:
 
     def _claim(self) -> tuple[Delivery, Task | None] | None:
         """Take the next delivery, and its task if that is to be let go of after it."""
-        thread = threading.get_ident()
         with self._lock:
             while self._waiting:
                 delivery = self._waiting.popleft()
+                is_news = isinstance(delivery, News)
                 task = delivery.task if isinstance(delivery, News) else delivery[0]
-                telling = None if task is None else self._telling.get(task)
-                if telling is not None:
-                    if self._waits(telling, delivery, thread):
-                        continue
-                elif task is not None and isinstance(delivery, News):
-                    self._telling[task] = _Telling(thread)
+                if task is None:
+                    return delivery, None
+                telling = self._telling.get(task)
+                if telling is None:
+                    if not is_news:
+                        return delivery, None
+                    self._telling[task] = _Telling(threading.get_ident())
                     return delivery, task
-                return delivery, None
+                if telling.awaited and not is_news:
+                    return delivery, None
+                telling.rest.append(delivery)
         return None
 
-    def _waits(self, telling: _Telling, delivery: Delivery, thread: int) -> bool:
-        """Put by what comes of a task while one of its callbacks runs."""
-        if telling.thread == thread:  # in this very callback, which waits for something
-            if telling.ends:
+    def expect(self, task: Task) -> bool:
+        """Let the outcome of `task` go past what it told, if a callback of it waits for it here.
+
+        Returns
+        -------
+        bool
+            Whether that is so, and there may be something to deliver.
+        """
+        if task not in self._telling:
+            return False
+        with self._lock:
+            telling = self._telling.get(task)
+            if telling is None or telling.thread != threading.get_ident():
                 return False
-            if not isinstance(delivery, News):
-                telling.ends = True
-                self._waiting.extendleft((delivery, *reversed(telling.rest)))
-                telling.rest.clear()
-                return True
-        telling.rest.append(delivery)
-        return True
+            telling.awaited = True
+            self._waiting.extend(telling.rest)
+            telling.rest.clear()
+            return True
 
     def _let_go(self, task: Task) -> None:
         with self._lock:

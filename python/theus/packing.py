@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from theus._theus import Segment
     from theus.functions import Reference, References
+    from theus.native_tasks import Progress
     from theus.state import State, StateStore
 
 __all__ = ["Packing", "Stream"]
@@ -117,14 +118,21 @@ class Packing:
         UnpicklableError
             If `fn` cannot be sent.
         """
-        state = self._store.current
+        state, on_progress = self._store.current, None
         if isinstance(fn, NativeTask):
-            call = CALL_NATIVE
+            call, on_progress = CALL_NATIVE, fn.on_progress
             state.make_plain()
         elif call == CALL_CONTEXT:
             require_context(fn)
-        reference = self._references.of(fn)
-        return Task(reference, state, call=call, inputs=message, outcome=outcome, timeout=timeout)
+        return Task(
+            self._references.of(fn),
+            state,
+            call=call,
+            inputs=message,
+            outcome=outcome,
+            timeout=timeout,
+            on_progress=on_progress,
+        )
 
     def stream(self, fn: Callable[..., Any] | NativeTask, *, takes_items: bool) -> Stream:
         """Return what makes tasks of `fn` with an item each, or several if its workers take them.
@@ -147,6 +155,7 @@ class Packing:
                 pack,
                 join=native_items.join if takes_items else None,
                 calls=(CALL_NATIVE, CALL_NATIVE_ITEMS),
+                on_progress=fn.on_progress,
             )
         require_context(fn, for_items=True)
 
@@ -177,12 +186,14 @@ class Stream:
         *,
         join: Callable[[Sequence[wire.Message]], wire.Message] | None,
         calls: tuple[int, int],
+        on_progress: Callable[[Progress], object] | None = None,
     ) -> None:
         self.reference = reference
         self.pack = pack
         self._state = state
         self._join = join
         self._calls = calls
+        self._on_progress = on_progress
 
     def size_for(self, estimate_s: float) -> int:
         """Return how many items should go together that take so many seconds each."""
@@ -198,4 +209,5 @@ class Stream:
             inputs=items[0] if self._join is None or alone else self._join(items),
             outcome=outcome,
             weight=len(items),
+            on_progress=self._on_progress,
         )

@@ -172,8 +172,6 @@ def _encode_domain(message: wire.Message) -> bytes:
     pinned: Any = message.pins
     pins: dict[str, Segment] = {held.name: held for held in pinned}
     encoder = _Encoder(pins.get)
-    if message.parts is not None:
-        return encoder.encode(Opaque(_what(value, pins.get)))
     try:
         return encoder.encode(value)
     except RecursionError:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from theus.futures import LateFuture
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from theus.errors import WorkerDiedError
     from theus.functions import Reference
     from theus.native_tasks import Progress
@@ -63,7 +65,8 @@ class Task:
     """One call on its way: what a worker needs to run it, and who waits for it.
 
     It holds the state and the entries it was sent with, so that nothing a worker may open is
-    removed before the outcome has been loaded. Its `weight` is how many calls it stands for.
+    removed before the outcome has been loaded. Its `weight` is how many calls it stands for;
+    `on_progress` is told how far it is.
     """
 
     __slots__ = (
@@ -74,6 +77,7 @@ class Task:
         "estimate_s",
         "inputs",
         "number",
+        "on_progress",
         "outcome",
         "reference",
         "spared",
@@ -92,6 +96,7 @@ class Task:
         outcome: Outcome,
         timeout: float | None = None,
         weight: int = 1,
+        on_progress: Callable[[Progress], object] | None = None,
     ) -> None:
         self.number = 0
         self.reference = reference
@@ -101,6 +106,7 @@ class Task:
         self.outcome = outcome
         self.timeout = timeout
         self.weight = weight
+        self.on_progress = on_progress
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.estimate_s = 0.0
         self.done = False

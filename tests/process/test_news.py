@@ -1,8 +1,12 @@
 """What tasks tell while they run: lines for the log, and how far they are."""
 
 import asyncio
+import gc
 import logging
+import threading
+import weakref
 
+import psutil
 import pytest
 from book_tools import BOOK, DEADLINE_S, HERE, program, run, waits_for
 
@@ -70,20 +74,82 @@ def test_what_a_callback_of_progress_raises_is_logged(engine, caplog):
 
     future = engine.submit(native("book.progress", on_progress=fails), total=3)
     assert future.result(DEADLINE_S) == "done"
-    assert sum("on_progress of book.progress" in r.getMessage() for r in caplog.records) == 3
+    assert (
+        sum(
+            "on_progress raised for what book.progress told" in r.getMessage()
+            for r in caplog.records
+        )
+        == 3
+    )
 
 
-def test_a_callback_of_progress_may_run_tasks(engine):
-    begun, results = [], []
+def test_a_handler_of_the_log_that_raises_harms_no_other_task(engine, caplog):
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise KeyError("mine")
+
+    handler = Broken()
+    log = logging.getLogger("theus.worker")
+    log.addHandler(handler)
+    try:
+        other = engine.submit(native("book.nap"), seconds=0.2)
+        assert run(engine, "log", levels=[40]) == "logged"
+        assert other.result(DEADLINE_S) == "slept"
+    finally:
+        log.removeHandler(handler)
+    assert any("a handler of the logger" in record.getMessage() for record in caplog.records)
+
+
+def test_a_callback_of_progress_may_run_tasks_and_is_not_called_while_it_does(engine):
+    lock, begun, results = threading.Lock(), [], []
 
     def add(progress):
+        assert lock.acquire(timeout=DEADLINE_S)  # as one that is called while it runs would not
         begun.append(progress.done)
         results.append(run(engine, "add", numbers=[progress.done]))
+        lock.release()
 
     future = engine.submit(native("book.progress", on_progress=add), total=3)
     assert future.result(DEADLINE_S) == "done"
-    assert begun == [1, 2, 3]
-    assert sorted(results) == [1, 2, 3]
+    assert begun == results == [1, 2, 3]
+
+
+def test_a_callback_of_progress_may_wait_for_its_own_task(engine):
+    results = []
+
+    def waits(progress):
+        results.append(future.result(DEADLINE_S))
+
+    for _ in range(2):  # so that it tells when `future` is there
+        engine.submit(native("book.nap"), seconds=0.2)
+    future = engine.submit(native("book.progress", on_progress=waits), total=3)
+    assert future.result(DEADLINE_S) == "done"
+    waits_for(lambda: results == ["done"])
+
+
+def test_an_engine_that_a_callback_refers_to_is_collected():
+    class App:
+        def __init__(self):
+            self.engine = theus.TheusEngine(workers=1)
+            self.engine.native_worker(BOOK)
+
+        def work(self):
+            for _ in range(5):
+                run(self.engine, "progress", total=3)
+                task = native("book.progress", on_progress=self.told)
+                self.engine.submit(task, total=3).result(DEADLINE_S)
+
+        def told(self, progress):
+            self.last = progress
+
+    app = App()
+    app.work()
+    engine = weakref.ref(app.engine)
+    pids = app.engine.worker_pids
+    del app
+    gc.collect()
+    assert engine() is None
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 def tells(ctx, total):
@@ -124,7 +190,7 @@ def here(ctx):
 LETTERS = f"""
 import sys
 sys.path.insert(0, {str(HERE)!r})
-import json, os, struct
+import json, os, struct, time
 import by_the_book as book
 
 POLLS, LETTER, MARK, LENGTH, PLACE = 320, 256, 264, 272, 2048  # to_owner, in control.json
@@ -134,6 +200,8 @@ class Writer(book.Worker):
     sent_bytes = letters = 0
 
     def send(self, kind, fields, attachments):
+        if kind == book.RESULT:  # short ones, for which the owner polls
+            fields = (fields[0], 1000)
         super().send(kind, fields, attachments)
         self.sent_bytes += len(book.encode(kind, fields, attachments))
 
@@ -156,7 +224,8 @@ def letter(context):
 
 
 def wrong(context):
-    return context.worker.leave(book.encode(1, (), (b"an owner's frame",)))
+    if context.worker.leave(book.encode(1, (), (b"an owner's frame",))):
+        time.sleep(60)  # who has ended when its owner looks is not to blame
 
 
 book.TASKS = {{"letter": letter, "wrong": wrong}}

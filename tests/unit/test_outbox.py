@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from theus.native_tasks import NativeTask, Progress
+from theus.native_tasks import Progress
 from theus.news import News
 from theus.outbox import Outbox
 
@@ -38,7 +38,8 @@ class Fixture:
         task = Task()
         task.name, task.done = name, False
         task.outcome = SimpleNamespace(advance=lambda _: None)
-        task.reference = SimpleNamespace(function=NativeTask(name, 0, on_progress), name=name)
+        task.on_progress = on_progress
+        task.reference = SimpleNamespace(name=name)
         return task
 
     def put(self, *deliveries):
@@ -65,24 +66,49 @@ def test_all_that_has_come_is_passed_on_in_its_order(it):
     assert it.told == 1  # there was nothing
 
 
-def test_a_callback_that_waits_for_another_task_gets_its_outcome(it):
+def test_a_callback_that_waits_for_another_task_gets_its_outcome_and_is_not_called_meanwhile(it):
     b = it.task("b")
-    a = it.task("a", lambda _: it.box.deliver())
+    running = []
+
+    def waits(done):
+        running.append(done)
+        assert running == [done], "it is called while it runs"
+        it.box.deliver()
+        assert done > 1 or b.done
+        assert not a.done
+        running.pop()
+
+    a = it.task("a", waits)
     it.put(progress(a, 1), (b, True, "B"), progress(a, 2), (a, True, "A"))
     it.box.deliver()
     assert it.seen == [("a", 1), ("b", "B"), ("a", 2), ("a", "A")]
 
 
-def test_a_callback_that_waits_for_its_own_task_gets_that(it):
+@pytest.mark.parametrize("comes", ["before", "later"])
+def test_a_callback_that_waits_for_its_own_task_gets_that_and_no_more_news(it, comes):
     def waits(done):
-        if done == 1:
-            it.box.deliver()
-            assert a.done
+        it.box.deliver()
+        if comes == "before":
+            assert it.box.expect(a)
+        else:
+            assert it.box.expect(a)
+            it.put((a, True, "A"))
+        it.box.deliver()
+        assert a.done
 
     a = it.task("a", waits)
-    it.put(progress(a, 1), progress(a, 2), (a, True, "A"))
+    it.put(progress(a, 1), progress(a, 2), *([(a, True, "A")] if comes == "before" else []))
     it.box.deliver()
-    assert it.seen == [("a", 1), ("a", 2), ("a", "A")]
+    assert it.seen == [("a", 1), ("a", "A")]
+
+
+def test_only_a_callback_of_the_task_itself_has_its_outcome_come_early(it):
+    a, b = it.task("a", lambda _: seen.append(it.box.expect(b))), it.task("b")
+    seen = []
+    assert not it.box.expect(a)
+    it.put(progress(a, 1), progress(b, 1))
+    it.box.deliver()
+    assert seen == [False]
 
 
 def test_while_a_callback_runs_other_threads_pass_on_other_tasks(it):
