@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         answer, text, status = chosen.run(chosen)
         _show(json.dumps(answer) if chosen.json else text)
-    except (TheusError, OSError) as error:
+    except (TheusError, OSError, ValueError) as error:  # the last of what is no name
         print(f"theus: {error}", file=sys.stderr)  # noqa: T201 - a command line
         return 1
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ with the call's inputs laid over it, and ``ctx.heavy``, the heavy entries as rea
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +134,8 @@ class _Context:
         ------
         ValueError
             If there is no such level.
+        TypeError
+            If `message` is no text.
         """
         raise NotImplementedError
 
@@ -147,6 +150,13 @@ class _Context:
             How much it is in all.
         message : str, optional
             What it does now.
+
+        Raises
+        ------
+        ValueError
+            If a number is negative.
+        TypeError
+            If one is no int, or `message` no text.
         """
         raise NotImplementedError
 
@@ -200,10 +210,12 @@ class ProcessContext(_Context):
         """Write a line to the logger ``theus.worker``, as a task in a worker does."""
         import logging  # noqa: PLC0415 - workers have this module too, and do without
 
-        logging.getLogger("theus.worker").log(_level(level), "%s", message)
+        logging.getLogger("theus.worker").log(_level(level), "%s", _text(message))
 
     def progress(self, done: int, total: int | None = None, message: str = "") -> None:
-        """Do nothing: who called the process here waits for it, and has no future to look at."""
+        """Tell nobody: who called the process here waits for it, and has no future to look at."""
+        _counted(done, total)
+        _text(message)
 
 
 class ParallelContext(_Context):
@@ -247,11 +259,11 @@ class ParallelContext(_Context):
 
     def log(self, message: str, level: str = "info") -> None:
         """Send a line to the log of the engine's process, to the logger ``theus.worker``."""
-        self._reporter.log(_level(level), message)
+        self._reporter.log(_level(level), _text(message))
 
     def progress(self, done: int, total: int | None = None, message: str = "") -> None:
         """Tell how far the task is: the future of ``engine.submit`` has it as ``progress``."""
-        self._reporter.progress(done, total, message)
+        self._reporter.progress(*_counted(done, total), _text(message))
 
 
 def _level(name: str) -> int:
@@ -260,6 +272,22 @@ def _level(name: str) -> int:
         msg = f"a level is one of {', '.join(_LEVELS)}, not {name!r}"
         raise ValueError(msg)
     return level
+
+
+def _text(message: str) -> str:
+    if not isinstance(message, str):
+        msg = f"what a task tells is a str, not {message!r}"
+        raise TypeError(msg)
+    return message
+
+
+def _counted(done: int, total: int | None) -> tuple[int, int]:
+    """Return what is done, and of how much; 0 if that is not known."""
+    numbers = operator.index(done), operator.index(total or 0)
+    if min(numbers) < 0:
+        msg = f"progress counts what is done of a total, both at least 0, not {done} of {total}"
+        raise ValueError(msg)
+    return numbers
 
 
 def looked_at(context: ParallelContext) -> TaskHeavy | None:

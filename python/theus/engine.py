@@ -54,7 +54,7 @@ class TheusEngine:
     domain : mapping of str to object, optional
         The first domain state. Values are pickled, so later changes to them do not show.
     workers : int, optional
-        How many worker processes at most. The default is the number of cores this process may use.
+        How many Python workers at most. The default is the number of cores this process may use.
         They start when there is work for them, or while the first large entry is written.
     heavy_limit : int, optional
         How many bytes of shared memory the heavy zone may reserve; what older snapshots and running
@@ -183,7 +183,7 @@ class TheusEngine:
 
     @property
     def workers(self) -> int:
-        """How many worker processes the engine uses at most."""
+        """How many Python workers the engine uses at most; native ones count apart."""
         return self._workers
 
     @property
@@ -265,7 +265,8 @@ class TheusEngine:
             event loop unless it is a coroutine function. A task of :func:`theus.native` runs in a
             native worker.
         timeout : float, optional
-            Seconds after which a parallel process is stopped.
+            Seconds after which a parallel process is stopped: interrupted, and killed with its
+            worker 100 ms later.
         **inputs
             Found in ``ctx.input``; those that are parameters of `fn` are passed to it as well.
 
@@ -277,7 +278,7 @@ class TheusEngine:
         Raises
         ------
         TimeoutError
-            If it did not end in time; it has been stopped then.
+            If it did not end in time; it is stopped.
         WorkerDiedError
             If its worker died.
         UnpicklableError, NotPlainError
@@ -287,7 +288,7 @@ class TheusEngine:
         NativeTaskError
             If a native task returned an error.
         ValueError
-            If `timeout` is given for a process that runs here.
+            If `timeout` is given for a process that runs here, or is not a number.
         Exception
             Whatever `fn` raised, with the worker's traceback as its cause.
 
@@ -304,6 +305,8 @@ class TheusEngine:
         lane = dispatcher.shortcuts.lanes.get(fn) if known else None
         if lane is None and not isinstance(fn, NativeTask) and not contract_of(fn).parallel:
             return await self._execute_here(fn, timeout, inputs)
+        if timeout is not None:
+            _check_seconds(timeout)
         message = self._packing.inputs(fn, inputs)
         task: Any = MISS
         if lane is not None and message.parts is None:
@@ -386,6 +389,8 @@ class TheusEngine:
         """
         self._check_open()
         dispatcher = self._dispatchers.of(fn)
+        if timeout is not None:
+            _check_seconds(timeout)
         future: TaskFuture[Any] = TaskFuture(dispatcher)
         message = self._packing.inputs(fn, inputs)
         future.task = self._packing.task(fn, message, future, timeout=timeout)
@@ -429,7 +434,8 @@ class TheusEngine:
         -------
         MapResults
             The results in the order of the items, for ``for`` and ``async for``. All tasks see the
-            state of this moment.
+            state of this moment. What travels together is one task: a worker that dies takes it
+            along whole, and with ``retries`` all of it is run again.
 
         Raises
         ------
@@ -626,6 +632,17 @@ class TheusEngine:
 
 async def _awaited(awaitable: Any) -> Any:
     return await awaitable
+
+
+def _check_seconds(timeout: float) -> None:
+    try:
+        known = timeout == timeout + 0.0  # which NaN is not
+    except TypeError:
+        msg = f"timeout is a number of seconds, not {timeout!r}"
+        raise TypeError(msg) from None
+    if not known:
+        msg = f"timeout is a number of seconds, not {timeout}"
+        raise ValueError(msg)
 
 
 def _check_int(name: str, value: int | None, unit: str) -> None:

@@ -103,6 +103,9 @@ def view_described(segment: Segment, descriptor: Mapping[str, Any]) -> Any:
         handle = segment.name, view["offset"], shape, strides, restore_dtype(view["dtype"])
     if shown is not None:
         part = TablePart(tuple(shown["columns"]), shown["start"], shown["length"])
+        if segment.kind != "table" or shown.get("alone"):
+            column = view_part(segment, part).column(0)
+            return column.chunk(0) if segment.kind == "array" else column
     return view_entry(segment, handle, part)
 
 

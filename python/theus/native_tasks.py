@@ -48,6 +48,29 @@ class NativeTask:
     retries: int = 0
     on_progress: Callable[[Progress], object] | None = field(default=None, hash=False)
 
+    def __post_init__(self) -> None:
+        """Refuse what is no task.
+
+        Raises
+        ------
+        ValueError
+            If `retries` is negative, or `name` empty.
+        TypeError
+            If `name` is no text, `retries` no int, or `on_progress` cannot be called.
+        """
+        if not isinstance(self.name, str):
+            msg = f"a native task's name is a str, such as 'tasks.sum', not {self.name!r}"
+            raise TypeError(msg)
+        if not self.name:
+            msg = "a native task has a name, such as 'tasks.sum': see engine.tasks()"
+            raise ValueError(msg)
+        if operator.index(self.retries) < 0:
+            msg = f"retries is how often a task is run again, at least 0, not {self.retries}"
+            raise ValueError(msg)
+        if self.on_progress is not None and not callable(self.on_progress):
+            msg = f"on_progress is called with each Progress, and {self.on_progress!r} cannot be"
+            raise TypeError(msg)
+
     @property
     def __theus_process__(self) -> ProcessContract:
         """What ``@process`` would record of it: it always runs in a worker."""
@@ -71,7 +94,8 @@ def native(
         :func:`theus.process`.
     on_progress : callable, optional
         Called with a `Progress` each time the task tells how far it is, in the thread that moves
-        tasks forward at that moment: it should not take long. What it raises is logged.
+        tasks forward at that moment: it should not take long. It may run other tasks; what its own
+        tells meanwhile comes after it. An exception that it raises is logged.
 
     Returns
     -------
@@ -83,7 +107,7 @@ def native(
     ValueError
         If `retries` is negative, or `name` empty.
     TypeError
-        If `name` is no text.
+        If `name` is no text, `retries` no int, or `on_progress` cannot be called.
 
     Examples
     --------
@@ -91,15 +115,6 @@ def native(
     >>> total.name
     'tasks.sum'
     """
-    if operator.index(retries) < 0:
-        msg = f"retries is how often a task is run again, at least 0, not {retries}"
-        raise ValueError(msg)
-    if not isinstance(name, str):
-        msg = f"a native task's name is a str, such as 'tasks.sum', not {name!r}"
-        raise TypeError(msg)
-    if not name:
-        msg = "a native task has a name, such as 'tasks.sum': see engine.tasks()"
-        raise ValueError(msg)
     return NativeTask(name, operator.index(retries), on_progress)
 
 

@@ -264,11 +264,14 @@ def _describe_arrow(value: Any, pin: Pin) -> tuple[dict[str, Any], Segment] | No
     if found is None:
         return None
     held, part, schema = found
-    whole = is_whole(held, part)
-    # An array that is a column of a table has no descriptor, nor has a table with other names.
-    if (not whole or held.kind == "table") if alone else schema is not None:
+    if schema is not None and not alone:  # a table with other names has no descriptor
         return None
-    return Entry(held.key, held, part=None if whole else part).descriptor(held.key), held
+    is_column = alone and held.kind == "table"
+    whole = is_whole(held, part) and not is_column
+    descriptor = Entry(held.key, held, part=None if whole else part).descriptor(held.key)
+    if is_column:
+        descriptor["part"]["alone"] = True
+    return descriptor, held
 
 
 def _load_extension(outputs: Sequence[Segment], code: int, data: memoryview) -> Any:

@@ -248,11 +248,11 @@ class NativeProgram:
             reason = f"it was ended by signal {-status} before it said hello"
         else:
             reason = (
-                f"it left with exit code {status} before it said hello: does it call "
-                "theus::worker::serve?"
+                f"it left with exit code {status} before it said hello, as a program does that "
+                "does not call theus::worker::serve"
             )
-        wrote = f" It wrote:\n\n{stderr}" if stderr else " It wrote nothing to its standard error"
-        return NativeWorkerError(self.path, reason + wrote)
+        wrote = f"It wrote:\n\n{stderr}" if stderr else "It wrote nothing to its standard error"
+        return NativeWorkerError(self.path, f"{reason}. {wrote}")
 
     def no_worker(self, broken: Exception, stderr: str) -> NativeWorkerError:
         """Return why what one of its workers sent first is not what workers send."""

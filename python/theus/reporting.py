@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING
 
 from theus import _theus
@@ -32,19 +31,9 @@ class Reporter:
         """Send a line for the owner's log."""
         self._send(_theus.KIND_LOG, (self._control.running, level), message)
 
-    def progress(self, done: int, total: int | None, message: str) -> None:
-        """Send how far the task is.
-
-        Raises
-        ------
-        ValueError
-            If a number is negative.
-        """
-        numbers = operator.index(done), operator.index(total or 0)
-        if min(numbers) < 0:
-            msg = f"progress counts what is done of a total, both at least 0, not {done} of {total}"
-            raise ValueError(msg)
-        self._send(_theus.KIND_PROGRESS, (self._control.running, *numbers), message)
+    def progress(self, done: int, total: int, message: str) -> None:
+        """Send how far the task is; a total of 0 is not known."""
+        self._send(_theus.KIND_PROGRESS, (self._control.running, done, total), message)
 
     def _send(self, kind: int, fields: tuple[int, ...], message: str) -> None:
         # By the socket, also to an owner that polls: what lies in the page would be taken for the

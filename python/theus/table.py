@@ -173,7 +173,7 @@ def _part_of(table: Arrow, opened: _Opened) -> TablePart | None:
 
 def _find_column(chunks: Arrow, opened: _Opened) -> tuple[int, int] | None:
     """Return the column whose consecutive rows `chunks` are, and the first of them."""
-    shown = [chunk for chunk in chunks.chunks if len(chunk)]
+    shown = [chunk for chunk in chunks.chunks if len(chunk)] or chunks.chunks[:1]
     first: tuple[int, int] | None = None
     expected = 0
     for chunk in shown:

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from book_tools import BOOK, DEADLINE_S, run, waits_for
 
@@ -116,9 +117,9 @@ def test_what_is_not_plain_is_refused_before_it_is_sent(engine):
         list(engine.map(native("book.double"), [{1}]))
     table = engine.heavy.put("t", pa.table({"a": range(9)}))
     with pytest.raises(theus.NotPlainError, match=r"inputs\['x'\] .*table\.select"):
-        engine.submit(native("book.echo"), x=table["a"])
+        engine.submit(native("book.echo"), x=table.rename_columns(["b"]))
     with pytest.raises(theus.NotPlainError, match="pass its name instead"):
-        engine.submit(native("book.echo"), x=table.slice(3, 0))
+        engine.submit(native("book.echo"), x=table.filter(pc.greater(table["a"], 100)))
 
 
 def test_the_state_is_seen_in_each_version(engine):
@@ -132,6 +133,14 @@ def test_the_state_is_seen_in_each_version(engine):
     engine.heavy.free("x")
     with pytest.raises(theus.EntryNotFoundError, match="no entry 'x'"):
         run(engine, "total", column="x")
+
+
+@pytest.mark.parametrize("value", [b"x" * (1 << 20), "x" * (1 << 20), list(range(300_000))])
+def test_a_large_value_of_the_domain_is_a_plain_one_too(engine, value):
+    engine.compare_and_swap(engine.state.version, domain={"large": value, "some": [value] * 2})
+    seen = run(engine, "domain")
+    assert seen["large"] == value
+    assert seen["some"] == [value] * 2
 
 
 class Model:
@@ -282,8 +291,20 @@ def test_a_native_task_is_a_value():
     for wrong in {"name": ""}, {"name": "a", "retries": -1}:
         with pytest.raises(ValueError, match=r"retries|name"):
             native(**wrong)
+        with pytest.raises(ValueError, match=r"retries|name"):
+            theus.NativeTask(**wrong)
     with pytest.raises(TypeError, match=r"a native task's name is a str, .* not 3"):
         native(3)
+    with pytest.raises(TypeError, match=r"on_progress .* 3 cannot be"):
+        native("a", on_progress=3)
+
+
+@pytest.mark.parametrize(("timeout", "error"), [("1", TypeError), (float("nan"), ValueError)])
+def test_a_timeout_is_a_number_of_seconds(engine, timeout, error):
+    with pytest.raises(error, match="number of seconds"):
+        engine.submit(native("book.noop"), timeout=timeout)
+    with pytest.raises(error, match="number of seconds"):
+        asyncio.run(engine.execute(native("book.noop"), timeout=timeout))
 
 
 # --- stopping, dying ---

@@ -167,9 +167,29 @@ def test_python_tasks_tell_too(engine, caplog):
     (record,) = caplog.records
     assert (record.getMessage(), record.levelname) == ("größe", "WARNING")
     assert record.task == "test_news.says"
-    for wrong in (lambda ctx: ctx.log("", "loud"), lambda ctx: ctx.progress(-1)):
-        with pytest.raises(ValueError, match=r"loud|at least 0"):
+
+
+@pytest.mark.parametrize("where", ["in a worker", "here"])
+@pytest.mark.parametrize(
+    ("wrong", "error", "text"),
+    [
+        (lambda ctx: ctx.log("", "loud"), ValueError, "loud"),
+        (lambda ctx: ctx.log(3), TypeError, "is a str, not 3"),
+        (lambda ctx: ctx.progress(-1), ValueError, "at least 0"),
+        (lambda ctx: ctx.progress(1, 2, 3), TypeError, "is a str, not 3"),
+        (lambda ctx: ctx.progress("1"), TypeError, "integer"),
+    ],
+    ids=["level", "line", "done", "message", "number"],
+)
+def test_what_cannot_be_told_is_refused(engine, where, wrong, error, text):
+    def tell():
+        if where == "here":
+            asyncio.run(engine.execute(wrong))
+        else:
             engine.submit(wrong).result(DEADLINE_S)
+
+    with pytest.raises(error, match=text):
+        tell()
 
 
 def test_a_process_that_runs_here_logs_here(engine, caplog):

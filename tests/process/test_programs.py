@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from book_tools import BOOK, DEADLINE_S, HERE, hello, program
@@ -81,7 +82,7 @@ def test_arguments_that_are_none(engine):
 
 
 def test_a_program_that_is_no_worker(tmp_path, monkeypatch):
-    assert "left with exit code 0 before it said hello: does it call theus::worker::serve" in str(
+    assert "left with exit code 0 before it said hello, as a program does" in str(
         refusal("/bin/true")
     )
     complains = program(tmp_path, "import sys\nsys.exit('out of cheese')")
@@ -203,6 +204,14 @@ def engine_with_book():
     with theus.TheusEngine(workers=1) as engine:
         engine.native_worker(BOOK)
         yield engine
+
+
+def test_threads_that_start_the_same_program_start_it_once():
+    for _ in range(5):
+        with theus.TheusEngine(workers=1) as engine, ThreadPoolExecutor(4) as pool:
+            names = {pool.submit(engine.native_worker, BOOK) for _ in range(4)}
+            assert len({future.result() for future in names}) == 1
+            assert len(engine.worker_pids) == 1
 
 
 def test_closing_ends_a_program_that_is_starting():

@@ -206,11 +206,10 @@ def test_what_a_task_takes_of_a_table_is_said(engine):
     table = engine.heavy.put("t", pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]}))
     other = engine.heavy.put("u", pa.table({"a": [1, 2, 3], "b": ["x", "y", "z"]}))
     parts = [
-        table["a"],
-        table["b"].chunk(0),
         table.to_batches()[0],
         table.rename_columns(["c", "d"]),
         pa.concat_tables([table, table.slice(1)]),
+        pa.chunked_array([table["a"].chunk(0), table["a"].chunk(0)]),
     ]
     for part in parts:
         said = refusal(engine, part)
@@ -295,14 +294,19 @@ def test_arrays_and_tables_travel_by_handle(engine):
         assert isinstance(arrived, theus.ShmArray)
         np.testing.assert_array_equal(arrived, array)
         assert nbytes < 300
-    for part in table, table.slice(2, 3), table.select(["b"]), column:
+    for part in (
+        *(table, table.slice(2, 3), table.select(["b"]), table.slice(2, 0)),
+        *(column, column.slice(1, 1), column.slice(3)),
+        *(table["a"], table["b"].slice(4), table["b"].slice(9)),
+    ):
         arrived, nbytes = both_ways(engine, part)
+        assert type(arrived) is type(part)
         assert arrived.equals(part)
         assert nbytes < 300
     assert b'"view"' not in plain.encode(x, engine.heavy.pin, label="it").data
     assert b'"part"' not in plain.encode(table, engine.heavy.pin, label="it").data
     renamed = table.rename_columns(["c", "d"])
-    for other in renamed, table.column("a"), x * 2:
+    for other in renamed, pa.chunked_array([table["a"].chunk(0)] * 2), x * 2:
         with pytest.raises(NotPlainError):
             plain.encode(other, engine.heavy.pin, label="it")
 

@@ -324,9 +324,7 @@ pub enum Error {
         reason: String,
     },
     /// A worker's program that was started by somebody else than an engine.
-    #[error(
-        "this program runs tasks for a Theus engine, which starts it: engine.native_worker(path).          {reason}"
-    )]
+    #[error("{reason}")]
     NotStartedByEngine {
         /// What it lacks.
         reason: String,

@@ -90,7 +90,10 @@ impl Context<'_> {
                 Some(what) => failed(format!(
                     "domain value {key:?} is no plain value: it is {what}"
                 )),
-                None => failed(format!("domain value {key:?} does not fit: {error}")),
+                None => {
+                    let why = self.scope.enter(|| value::explain::<T>(value, &error));
+                    failed(format!("domain value {key:?} does not fit: {why}"))
+                }
             })
     }
 

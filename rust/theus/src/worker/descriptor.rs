@@ -28,10 +28,18 @@ pub(super) struct View {
     pub(super) dtype: Value,
 }
 
-/// The part of a table that is shown.
+/// The part of a table, or of an array, that is shown.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Part {
     pub(super) columns: Vec<usize>,
     pub(super) start: usize,
     pub(super) length: usize,
+    /// Whether it is a column, not a table of one: the same batches here.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(super) alone: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

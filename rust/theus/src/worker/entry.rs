@@ -236,6 +236,7 @@ mod tests {
                     columns,
                     start,
                     length,
+                    alone: false,
                 };
                 let found = cut(&batches, &part).unwrap();
                 let rows = found.iter().flat_map(|batch| {
@@ -258,6 +259,7 @@ mod tests {
             columns,
             start,
             length,
+            alone: false,
         };
         for part in [
             part(vec![2], 0, 1),

@@ -106,7 +106,8 @@ impl<'de> Visitor<'de> for HandleVisitor {
     }
 }
 
-/// Any plain value, for inputs and results whose types are not known beforehand.
+/// Any plain value, for inputs and results whose types are not known beforehand. Keys of maps are texts;
+/// where they are numbers, take a `BTreeMap` of them.
 #[derive(Debug, Clone, Default)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Value {
@@ -234,33 +235,29 @@ pub(super) fn explain<'de, T: Deserialize<'de>>(
     };
     let what = match error {
         rmp_serde::decode::Error::TypeMismatch(marker) => {
-            format!("{} does not fit", named(&format!("{marker:?}")))
+            format!("{} does not fit", named(marker.to_u8()))
         }
-        other => other.to_string(),
+        // serde knows an extension as such.
+        other => other
+            .to_string()
+            .replace("newtype struct", "an array or a table of the heavy zone"),
     };
     format!("{place}{what}")
 }
 
-/// What a value is that begins so, in the words of its sender.
-fn named(marker: &str) -> &'static str {
-    let kinds = [
-        ("Null", "None"),
-        ("True", "a bool"),
-        ("False", "a bool"),
-        ("F", "a float"),
-        ("FixStr", "a str"),
-        ("Str", "a str"),
-        ("Bin", "bytes"),
-        ("FixArray", "a list"),
-        ("Array", "a list"),
-        ("FixMap", "a dict"),
-        ("Map", "a dict"),
-        ("FixExt", "an array or a table of the heavy zone"),
-        ("Ext", "an array or a table of the heavy zone"),
-    ];
-    let name = marker.trim_end_matches(|letter: char| !letter.is_alphabetic());
-    let found = kinds.iter().find(|(kind, _)| *kind == name);
-    found.map_or("an int", |(_, words)| words)
+/// What a value is that begins with this byte of `MessagePack`, in the words of its sender.
+fn named(first: u8) -> &'static str {
+    match first {
+        0xc0 => "None",
+        0xc2 | 0xc3 => "a bool",
+        0xca | 0xcb => "a float",
+        0xa0..=0xbf | 0xd9..=0xdb => "a str",
+        0xc4..=0xc6 => "bytes",
+        0x90..=0x9f | 0xdc | 0xdd => "a list",
+        0x80..=0x8f | 0xde | 0xdf => "a dict",
+        0xc7..=0xc9 | 0xd4..=0xd8 => "an array or a table of the heavy zone",
+        _ => "an int",
+    }
 }
 
 /// What the value is that its owner could not send, if it is such a one.

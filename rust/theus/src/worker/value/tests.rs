@@ -165,6 +165,12 @@ fn what_does_not_fit_is_named_with_its_place() {
         name: Option<String>,
     }
 
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "nothing is looked at but the error")]
+    struct Named {
+        name: String,
+    }
+
     let why = |value: Json| {
         let bytes = encode(&value).unwrap();
         let error = decode::<Input>(&bytes).unwrap_err();
@@ -178,6 +184,12 @@ fn what_does_not_fit_is_named_with_its_place() {
     assert!(why(json!({"counts": [1, 300]})).starts_with("counts[1]: "));
     assert_eq!(why(json!({"name": null})), "missing field `counts`");
     assert!(why(json!({"counts": [], "name": {}})).starts_with("name: "));
-    assert_eq!(named("FixExt16"), named("Ext8"));
-    assert_eq!(named("FixPos(7)"), "an int");
+    let handle = [0x81, 0xa4, b'n', b'a', b'm', b'e', 0xd4, 1, b'x'];
+    let error = decode::<Named>(&handle).unwrap_err();
+    assert_eq!(
+        explain::<Named>(&handle, &error),
+        "name: invalid type: an array or a table of the heavy zone, expected a string"
+    );
+    assert_eq!(named(0xd8), named(0xc7));
+    assert_eq!(named(7), "an int");
 }
