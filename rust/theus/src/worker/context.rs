@@ -84,17 +84,15 @@ impl Context<'_> {
         let failed = |reason: String| TaskError::new("domain", reason);
         let value = self.state.domain.get(key);
         let value = value.ok_or_else(|| failed(format!("the domain has no {key:?}")))?;
-        self.scope
-            .enter(|| value::decode(value))
-            .map_err(|error| match value::opaque(value) {
-                Some(what) => failed(format!(
+        self.scope.enter(|| value::decode(value)).map_err(|error| {
+            if let Some(what) = value::opaque(value) {
+                return failed(format!(
                     "domain value {key:?} is no plain value: it is {what}"
-                )),
-                None => {
-                    let why = self.scope.enter(|| value::explain::<T>(value, &error));
-                    failed(format!("domain value {key:?} does not fit: {why}"))
-                }
-            })
+                ));
+            }
+            let why = self.scope.enter(|| value::explain::<T>(value, &error));
+            failed(format!("domain value {key:?} does not fit: {why}"))
+        })
     }
 
     /// The names of the domain state's values, in no order.
