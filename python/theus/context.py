@@ -22,6 +22,7 @@ __all__ = ["Domain", "ParallelContext", "ProcessContext"]
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 """As LOG frames and the standard library number them."""
+_MOST = 2**64 - 1
 
 
 class Domain(MutableMapping[str, Any]):
@@ -154,7 +155,7 @@ class _Context:
         Raises
         ------
         ValueError
-            If a number is negative.
+            If a number is negative, or has more than 64 bits.
         TypeError
             If one is no int, or `message` no text.
         """
@@ -283,9 +284,12 @@ def _text(message: str) -> str:
 
 def _counted(done: int, total: int | None) -> tuple[int, int]:
     """Return what is done, and of how much; 0 if that is not known."""
-    numbers = operator.index(done), operator.index(total or 0)
-    if min(numbers) < 0:
-        msg = f"progress counts what is done of a total, both at least 0, not {done} of {total}"
+    numbers = operator.index(done), 0 if total is None else operator.index(total)
+    if min(numbers) < 0 or max(numbers) > _MOST:
+        msg = (
+            "progress counts what is done of a total, both at least 0 and of 64 bits, not "
+            f"{done} of {total}"
+        )
         raise ValueError(msg)
     return numbers
 

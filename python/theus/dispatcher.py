@@ -347,12 +347,16 @@ class Dispatcher:
         if future.done():
             return
         task = getattr(future, "task", None)
-        if task is not None:
-            if self._outbox.expect(task):
+        if task is not None and self._outbox.expect(task):
+            try:
                 with InterruptsDeferred():
                     self._outbox.deliver()
-            elif timeout is None or timeout > SPIN_S:
-                self._poll_for(task)
+                self._driver.drive(future.done, timeout)
+            finally:
+                self._outbox.expect_no_more(task)
+            return
+        if task is not None and (timeout is None or timeout > SPIN_S):
+            self._poll_for(task)
         if not future.done():
             self._driver.drive(future.done, timeout)
 

@@ -76,13 +76,12 @@ class Dispatchers:
         self._seats = Seats(session)
         self._closed = False
         self._lock = threading.Lock()
-        self._one_by_one = threading.Lock()
         self._count = count
         self._tasks: dict[str, _Native] = {}
         self.python = self._make(PythonProgram(), count)
         # Replaced as a whole: who looks at it may be the garbage collector, at any moment.
         self._all: tuple[Dispatcher, ...] = (self.python,)
-        self._starting: tuple[Dispatcher, ...] = ()
+        self._starting: tuple[_Native, ...] = ()
 
     def _make(self, program: Program, count: int) -> Dispatcher:
         return Dispatcher(
@@ -143,31 +142,46 @@ class Dispatchers:
             If there would be more workers than an engine may have.
         """
         program = NativeProgram(os.path.abspath(path), arguments, environment)  # noqa: PTH100 - no link is to be followed
-        with self._one_by_one:  # two threads may start the same
-            return self._start(program, count)
-
-    def _start(self, program: NativeProgram, count: int) -> tuple[str, ...]:
-        for native in self._tasks.values():
-            if native.program.path == program.path:
-                return native.program.same_as(program).tasks
-        if self._count + count > MAX_WORKERS:
-            msg = (
-                f"an engine has up to {MAX_WORKERS} workers of all programs together: "
-                f"there are {self._count}, and {count} more are asked for"
-            )
-            raise ValueError(msg)
-        dispatcher = self._make(program, count)
-        with self._lock:
-            self._starting = (*self._starting, dispatcher)
+        known = self._known(program.path)
+        if known is not None:
+            return known.same_as(program).tasks
+        native = _Native(program, self._make(program, count), count)
         try:
-            self._start_first(program, dispatcher)
-            return self._register(_Native(program, dispatcher, count))
+            self._begin(native)
+            self._start_first(program, native.dispatcher)
+            registered = self._register(native)
         except BaseException:
-            dispatcher.close()
+            self._give_up(native)
             raise
-        finally:
-            with self._lock:
-                self._starting = tuple(it for it in self._starting if it is not dispatcher)
+        if registered is not program:  # another thread started it too, and was quicker
+            self._give_up(native)
+        return registered.same_as(program).tasks
+
+    def _known(self, path: str) -> NativeProgram | None:
+        programs = (native.program for native in self._tasks.values())
+        return next((program for program in programs if program.path == path), None)
+
+    def _begin(self, native: _Native) -> None:
+        with self._lock:
+            self._check_open()
+            others = sum(it.most for it in self._starting)
+            if self._count + others + native.most > MAX_WORKERS:
+                msg = (
+                    f"an engine has up to {MAX_WORKERS} workers of all programs together: "
+                    f"there are {self._count + others}, and {native.most} more are asked for"
+                )
+                raise ValueError(msg)
+            self._starting = (*self._starting, native)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "the engine was closed while the native worker started"
+            raise SessionClosedError(msg)
+
+    def _give_up(self, native: _Native) -> None:
+        with self._lock:
+            self._starting = tuple(it for it in self._starting if it is not native)
+        native.dispatcher.close()
 
     @staticmethod
     def _start_first(program: NativeProgram, dispatcher: Dispatcher) -> None:
@@ -179,13 +193,15 @@ class Dispatchers:
         late_s = HELLO_S if failure.late else None
         raise program.first_start_error(failure.status, failure.stderr, late_s)
 
-    def _register(self, native: _Native) -> tuple[str, ...]:
+    def _register(self, native: _Native) -> NativeProgram:
+        """Let the tasks of a program be called; return it, or the same if it was known by now."""
         hello = native.program.hello
         assert hello is not None  # noqa: S101 - its first worker is ready
         with self._lock:
-            if self._closed:
-                msg = "the engine was closed while the native worker started"
-                raise SessionClosedError(msg)
+            self._check_open()
+            known = self._known(native.program.path)
+            if known is not None:
+                return known
             for name in hello.tasks:
                 if name in self._tasks:
                     other = self._tasks[name].program.path
@@ -195,7 +211,8 @@ class Dispatchers:
             self._tasks = self._tasks | dict.fromkeys(hello.tasks, native)
             self._all = (*self._all, native.dispatcher)
             self._count += native.most
-        return hello.tasks
+            self._starting = tuple(it for it in self._starting if it is not native)
+        return native.program
 
     def tasks(self) -> dict[str, TaskInfo]:
         """Return what the native programs have, by name."""
@@ -238,7 +255,7 @@ class Dispatchers:
         """End the workers; tasks that are not done fail."""
         with self._lock:
             self._closed = True
-            them = (*self._all, *self._starting)
+            them = (*self._all, *(native.dispatcher for native in self._starting))
         # Callbacks of the user may raise, and the others are closed too.
         with ExitStack() as closing:
             for dispatcher in them:
@@ -247,9 +264,8 @@ class Dispatchers:
     def abandon(self) -> None:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.Lock()
-        self._one_by_one = threading.Lock()
         self._closed = True
-        for dispatcher in (*self._all, *self._starting):
+        for dispatcher in (*self._all, *(native.dispatcher for native in self._starting)):
             dispatcher.abandon()
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import multiprocessing
 import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from multiprocessing import util
+from numbers import Real
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from weakref import WeakSet, finalize
@@ -635,14 +638,14 @@ async def _awaited(awaitable: Any) -> Any:
 
 
 def _check_seconds(timeout: float) -> None:
-    try:
-        known = timeout == timeout + 0.0  # which NaN is not
-    except TypeError:
+    if not isinstance(timeout, Real):
         msg = f"timeout is a number of seconds, not {timeout!r}"
-        raise TypeError(msg) from None
-    if not known:
-        msg = f"timeout is a number of seconds, not {timeout}"
-        raise ValueError(msg)
+        raise TypeError(msg)
+    with suppress(OverflowError):  # of an int that no float is
+        if not math.isnan(timeout):
+            return
+    msg = f"timeout is a number of seconds, not {timeout}"
+    raise ValueError(msg)
 
 
 def _check_int(name: str, value: int | None, unit: str) -> None:

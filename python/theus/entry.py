@@ -17,7 +17,14 @@ import numpy as np
 from theus._theus import Segment
 from theus.array import Handle, describe_dtype, restore_dtype, view_handle, view_segment
 from theus.errors import EntryNotFoundError
-from theus.table import TablePart, to_pandas, to_polars, view_arrow, view_part
+from theus.table import (
+    TablePart,
+    to_pandas,
+    to_polars,
+    view_arrow,
+    view_column,
+    view_part,
+)
 
 __all__ = [
     "Entry",
@@ -103,9 +110,8 @@ def view_described(segment: Segment, descriptor: Mapping[str, Any]) -> Any:
         handle = segment.name, view["offset"], shape, strides, restore_dtype(view["dtype"])
     if shown is not None:
         part = TablePart(tuple(shown["columns"]), shown["start"], shown["length"])
-        if segment.kind != "table" or shown.get("alone"):
-            column = view_part(segment, part).column(0)
-            return column.chunk(0) if segment.kind == "array" else column
+        if "kind" in shown:
+            return view_column(segment, part, shown["kind"])
     return view_entry(segment, handle, part)
 
 

@@ -94,8 +94,10 @@ def native(
         :func:`theus.process`.
     on_progress : callable, optional
         Called with a `Progress` each time the task tells how far it is, in the thread that moves
-        tasks forward at that moment: it should not take long. It may run other tasks; what its own
-        tells meanwhile comes after it. An exception that it raises is logged.
+        tasks forward at that moment: it should not take long. It may run tasks and wait for them
+        by ``result()``; what its own tells meanwhile comes after it, and its outcome too, unless
+        the callback waits for that. Two callbacks that wait for each other's task never end. An
+        exception that it raises is logged.
 
     Returns
     -------

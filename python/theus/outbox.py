@@ -117,7 +117,8 @@ class Outbox:
         Returns
         -------
         bool
-            Whether that is so, and there may be something to deliver.
+            Whether that is so: there may be something to deliver, and :meth:`expect_no_more` is to
+            be called when the wait ends.
         """
         if task not in self._telling:
             return False
@@ -126,9 +127,13 @@ class Outbox:
             if telling is None or telling.thread != threading.get_ident():
                 return False
             telling.awaited = True
-            self._waiting.extend(telling.rest)
+            self._waiting.extendleft(reversed(telling.rest))
             telling.rest.clear()
             return True
+
+    def expect_no_more(self, task: Task) -> None:
+        """Let the outcome of `task` wait again until the callback that waited for it has ended."""
+        self._telling[task].awaited = False
 
     def _let_go(self, task: Task) -> None:
         with self._lock:

@@ -259,19 +259,25 @@ def _describe_arrow(value: Any, pin: Pin) -> tuple[dict[str, Any], Segment] | No
     pyarrow = sys.modules.get("pyarrow")
     if pyarrow is None:
         return None
-    alone = isinstance(value, pyarrow.Array | pyarrow.ChunkedArray)
-    found = find_part(pyarrow.table([value], [""]) if alone else value, hold)
+    kind = _kind_of(value, pyarrow)
+    table = value if kind == "table" else pyarrow.table([value], [""])
+    found = find_part(table, hold, even_empty=True)
     if found is None:
         return None
     held, part, schema = found
-    if schema is not None and not alone:  # a table with other names has no descriptor
+    if schema is not None and kind == "table":  # one with other names has no descriptor
         return None
-    is_column = alone and held.kind == "table"
-    whole = is_whole(held, part) and not is_column
+    whole = is_whole(held, part) and held.kind == kind
     descriptor = Entry(held.key, held, part=None if whole else part).descriptor(held.key)
-    if is_column:
-        descriptor["part"]["alone"] = True
+    if not whole and kind != "table":
+        descriptor["part"]["kind"] = kind
     return descriptor, held
+
+
+def _kind_of(value: Any, pyarrow: Any) -> str:
+    if isinstance(value, pyarrow.Array):
+        return "array"
+    return "chunked_array" if isinstance(value, pyarrow.ChunkedArray) else "table"
 
 
 def _load_extension(outputs: Sequence[Segment], code: int, data: memoryview) -> Any:

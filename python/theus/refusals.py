@@ -48,6 +48,9 @@ _DRAFT = _Place(
     "that is not published yet",
     "Publish it first, engine.heavy.seal(name), and pass what that returns",
 )
+_WITHOUT_BYTES = _Place(
+    "without any bytes, of nulls alone", "Pass the name of the entry that has it instead"
+)
 _FILLING = _Place(
     "which is for filling a table", "Seal it, and pass the table that its seal() returns"
 )
@@ -174,8 +177,9 @@ def _place_of_arrow(columns: list[Any], pin: Pin) -> _Place:
             return _not_ours(name)
         keys.add(segment.key)
     entries = " and ".join(repr(key) for key in sorted(keys))
-    if len(keys) > 1:
-        return _Place(f"of entries {entries}", "Pass the tables themselves, in a list of them")
+    if len(keys) != 1:
+        several = _Place(f"of entries {entries}", "Pass the tables themselves, in a list of them")
+        return several if keys else _WITHOUT_BYTES
     if any(_is_nested(column.type) for column in columns):
         advice = (
             f"Of columns that have a nested type, nothing tells which part it is: pass the name "

@@ -24,6 +24,7 @@ __all__ = [
     "to_pandas",
     "to_polars",
     "view_arrow",
+    "view_column",
     "view_part",
 ]
 
@@ -90,6 +91,14 @@ def view_part(segment: Segment | Output, part: TablePart) -> Arrow:
     return table.select(list(part.columns)).slice(part.start, part.length)
 
 
+def view_column(segment: Segment | Output, part: TablePart, kind: str) -> Arrow:
+    """Return the only column of a part as a chunked array, or the chunk that it is as an array."""
+    column = view_part(segment, part).column(0)
+    if kind == "chunked_array":
+        return column
+    return next((chunk for chunk in column.chunks if len(chunk)), column.chunk(0))
+
+
 def _open(segment: Segment | Output) -> _Opened:
     opened = _opened.get(segment)
     if opened is None:
@@ -119,7 +128,7 @@ def _read(segment: Segment | Output) -> _Opened:
 
 
 def find_part(
-    table: Arrow, hold: Callable[[int, int], Segment | Output | None]
+    table: Arrow, hold: Callable[[int, int], Segment | Output | None], *, even_empty: bool = False
 ) -> tuple[Any, TablePart, Arrow] | None:
     """Return which part of a segment's table `table` is, by the addresses of its buffers.
 
@@ -129,6 +138,8 @@ def find_part(
         The table, if it is a pyarrow Table.
     hold : callable
         Returns the segment in which the bytes at an address lie, given their number.
+    even_empty : bool, default False
+        Whether a part without rows is one: it keeps all of its segment.
 
     Returns
     -------
@@ -144,7 +155,7 @@ def find_part(
     segment = None if first is None else hold(first.address, first.size)
     if segment is None or segment.kind == "tensor":
         return None
-    part = _part_of(table, _open(segment))
+    part = _part_of(table, _open(segment)) if table.num_rows or even_empty else None
     if part is None:
         return None
     same = view_part(segment, part).schema.equals(table.schema, check_metadata=True)

@@ -192,16 +192,20 @@ class Budget:
 
     def reserve(self, count):
         # There is no atomic addition in this language.
-        until = time.monotonic() + 1
-        while self.page[self.seat] != self.unsent and time.monotonic() < until:
+        until = time.monotonic() + 10
+        while self.page[self.seat] != self.unsent:
+            if time.monotonic() > until:
+                raise TaskError("Full", "the owner has not taken what was sent", "heavy zone full")
             time.sleep(0.0001)
-        before = self.page[self.seat]
-        self.page[self.seat] = before + count
-        with self.fence:
-            pass
         counters = self.page[COUNTERS // 8 :]
-        if sum(counters[1:]) + counters[0] > self.page[LIMIT]:
-            self.page[self.seat] = before
+        fits = self.unsent + count <= self.page[LIMIT]  # else it may have more than 64 bits
+        if fits:
+            self.page[self.seat] = self.unsent + count
+            with self.fence:
+                pass
+            fits = sum(counters[1:]) + counters[0] <= self.page[LIMIT]
+        if not fits:
+            self.page[self.seat] = self.unsent
             text = f"{count} bytes are more than the limit leaves"
             raise TaskError("Full", text, "heavy zone full")
         self.unsent += count
@@ -215,19 +219,21 @@ class Output:
     """A tensor of uint64 that a task makes in place."""
 
     def __init__(self, context, count):
-        self.context, header = context, header_u8(count)
-        self.length = len(header) + 8 * count
+        self.context, self.length = context, 4096 + 8 * count
         context.worker.budget.reserve(self.length)
-        self.file = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(self.file, 0, self.length)
-        except OSError as error:
-            os.close(self.file)
+            self.file = os.open("/dev/shm", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(self.file, 0, self.length)
+                self.mapping = mmap.mmap(self.file, self.length)
+            except BaseException:
+                os.close(self.file)
+                raise
+        except (OSError, OverflowError) as error:
             context.worker.budget.release(self.length)
             raise TaskError("Full", str(error), "heavy zone full") from error
-        self.mapping = mmap.mmap(self.file, self.length)
-        self.mapping[: len(header)] = header
-        self.items = memoryview(self.mapping)[len(header) :].cast("Q")
+        self.mapping[:4096] = header_u8(count)
+        self.items = memoryview(self.mapping)[4096:].cast("Q")
         context.made.append(self)
 
     def refer(self):
@@ -281,15 +287,17 @@ class Context:
         return self.state["entries"][given]
 
     def drop(self, outputs):
-        for output in outputs:
+        while outputs:
+            output = outputs.pop()
             output.close()
             self.worker.budget.release(output.length)
 
     def send_outputs(self):
         """Send what the result refers to, by descriptors that can only read."""
         self.drop(self.made)  # first: from now on the owner may change the counter
-        for number, output in enumerate(self.referred):
+        for number, output in enumerate(tuple(self.referred)):
             reader = os.open(f"/proc/self/fd/{output.file}", os.O_RDONLY | os.O_CLOEXEC)
+            self.referred.remove(output)
             output.close()
             frame = encode(OUTPUT, (number, output.length), ())
             socket.send_fds(self.worker.channel, [frame], [reader])
@@ -484,7 +492,8 @@ class Worker:
             answer = ERROR, (PANICKED,), (pack(said), traceback.format_exc().encode())
         kind, more, data = answer
         if kind == ERROR:
-            context.drop(context.made + context.referred)
+            context.drop(context.made)
+            context.drop(context.referred)
         self.send(kind, (task, time.perf_counter_ns() - started, *more), data)
         self.page[RUNNING // 8] = 0
 

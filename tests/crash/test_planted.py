@@ -309,3 +309,12 @@ def test_two_users_see_names_and_nothing_else(dead, capsys):
                 check=True,
             )  # fmt: skip
     assert done.stdout.count(theirs) == 3
+
+
+def test_a_trial_that_was_cut_short_is_no_session_and_is_swept(tmp_path):
+    trials = [directory / f"theus-{a_session()}.lock" for directory in (SHARED, tmp_path)]
+    for trial in trials:
+        trial.touch(mode=0o600)
+    assert not {info.id for info in theus.sessions()} & {t.name[6:18] for t in trials}
+    assert {trial.name for trial in trials} <= set(theus.sweep(tmp_path))
+    assert not any(trial.exists() for trial in trials)

@@ -299,7 +299,10 @@ def test_a_native_task_is_a_value():
         native("a", on_progress=3)
 
 
-@pytest.mark.parametrize(("timeout", "error"), [("1", TypeError), (float("nan"), ValueError)])
+@pytest.mark.parametrize(
+    ("timeout", "error"),
+    [("1", TypeError), (1j, TypeError), (float("nan"), ValueError), (10**400, ValueError)],
+)
 def test_a_timeout_is_a_number_of_seconds(engine, timeout, error):
     with pytest.raises(error, match="number of seconds"):
         engine.submit(native("book.noop"), timeout=timeout)

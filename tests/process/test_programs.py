@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import pickle
 import signal
@@ -212,6 +213,48 @@ def test_threads_that_start_the_same_program_start_it_once():
             names = {pool.submit(engine.native_worker, BOOK) for _ in range(4)}
             assert len({future.result() for future in names}) == 1
             assert len(engine.worker_pids) == 1
+
+
+def test_a_start_waits_for_no_other(tmp_path):
+    with theus.TheusEngine(workers=1) as engine, ThreadPoolExecutor(1) as pool:
+        engine.native_worker(BOOK)
+        slow = program(tmp_path, "import time\ntime.sleep(2)")
+        starting = pool.submit(engine.native_worker, slow)
+        began = time.monotonic()
+        assert "book.add" in engine.native_worker(BOOK)
+        assert time.monotonic() - began < 1
+        assert not starting.done()
+        with pytest.raises(theus.NativeWorkerError):
+            starting.result(DEADLINE_S)
+
+
+EARLY = f"""
+import sys
+sys.path.insert(0, {str(HERE)!r})
+import json, os
+import by_the_book as book
+
+book.TASKS = {{"early": book.noop}}
+worker = book.Worker(json.loads(os.environ["THEUS_WORKER"]))
+worker.say_hello()
+worker.send(book.LOG, (0, 40), (b"here I am",))
+worker.serve()
+"""
+
+
+def test_a_handler_of_the_log_may_start_a_program(tmp_path):
+    class Starts(logging.Handler):
+        def emit(self, record):
+            started.append(engine.native_worker(BOOK))
+
+    started, handler, log = [], Starts(), logging.getLogger("theus.worker")
+    with theus.TheusEngine(workers=1) as engine:
+        log.addHandler(handler)
+        try:
+            assert engine.native_worker(program(tmp_path, EARLY)) == ("early",)
+        finally:
+            log.removeHandler(handler)
+        assert "book.add" in started[0]
 
 
 def test_closing_ends_a_program_that_is_starting():

@@ -103,12 +103,50 @@ def test_a_callback_that_waits_for_its_own_task_gets_that_and_no_more_news(it, c
 
 
 def test_only_a_callback_of_the_task_itself_has_its_outcome_come_early(it):
-    a, b = it.task("a", lambda _: seen.append(it.box.expect(b))), it.task("b")
+    def asks(_):
+        seen.append(it.box.expect(b))
+        other = threading.Thread(target=lambda: seen.append(it.box.expect(a)))
+        other.start()
+        other.join(10)
+
+    a, b = it.task("a", asks), it.task("b")
     seen = []
     assert not it.box.expect(a)
-    it.put(progress(a, 1), progress(b, 1))
+    it.put(progress(a, 1), progress(b, 1), (a, True, "A"))
     it.box.deliver()
-    assert seen == [False]
+    assert seen == [False, False]
+    assert it.seen == [("a", 1), ("b", 1), ("a", "A")]
+
+
+def test_an_outcome_that_is_not_waited_for_any_more_waits_again(it):
+    def waits(done):
+        if done == 1:
+            assert it.box.expect(a)
+            it.box.deliver()
+            it.box.expect_no_more(a)
+            it.put((a, True, "A"))
+            it.box.deliver()
+            assert not a.done
+
+    a = it.task("a", waits)
+    it.put(progress(a, 1), progress(a, 2))
+    it.box.deliver()
+    assert it.seen == [("a", 1), ("a", 2), ("a", "A")]
+
+
+def test_what_was_put_by_stays_before_what_comes(it):
+    def waits(done):
+        if done == 1:
+            it.put(progress(a, 2))
+            it.box.deliver()
+            it.put(progress(a, 3))
+            assert it.box.expect(a)
+            it.box.deliver()
+
+    a = it.task("a", waits)
+    it.put(progress(a, 1))
+    it.box.deliver()
+    assert it.seen == [("a", 1), ("a", 2), ("a", 3)]
 
 
 def test_while_a_callback_runs_other_threads_pass_on_other_tasks(it):

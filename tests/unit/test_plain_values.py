@@ -222,6 +222,8 @@ def test_what_a_task_takes_of_a_table_is_said(engine):
     assert "partly outside the heavy zone. Put it there" in refusal(engine, mixed)
     nested = engine.heavy.put("n", pa.table({"a": [[1], [2]]}))
     assert "pass the name 'n' instead" in refusal(engine, nested.slice(1))
+    nulls = engine.heavy.put("nulls", pa.table({"a": pa.nulls(3)}))
+    assert "without any bytes, of nulls alone. Pass the name" in refusal(engine, nulls.slice(1))
     masked = np.ma.masked_array(engine.heavy.put("x", np.arange(3)))
     assert "over an entry of the heavy zone. Pass plain arrays" in refusal(engine, masked)
 
@@ -297,7 +299,8 @@ def test_arrays_and_tables_travel_by_handle(engine):
     for part in (
         *(table, table.slice(2, 3), table.select(["b"]), table.slice(2, 0)),
         *(column, column.slice(1, 1), column.slice(3)),
-        *(table["a"], table["b"].slice(4), table["b"].slice(9)),
+        *(table["a"], table["b"].slice(4), table["b"].slice(9), table["b"].chunk(0)),
+        *(pa.chunked_array([column]), pa.table({"": column}), pa.table({"": column.slice(1)})),
     ):
         arrived, nbytes = both_ways(engine, part)
         assert type(arrived) is type(part)

@@ -211,7 +211,9 @@ fn describe(id: SessionId) -> Result<Option<SessionInfo>> {
     let regular = |path: PathBuf| os::status_of(&path).filter(|status| status.regular);
     let lock_of = |backend: &Backend| {
         let storage = backend.storage();
-        Some((storage, regular(storage.lock_path(&id))?))
+        // An empty one is a trial of a directory (`directory::probe`).
+        let lock = regular(storage.lock_path(&id)).filter(|status| status.length > 0)?;
+        Some((storage, lock))
     };
     let mut locks: Vec<_> = Backend::ALL.iter().filter_map(lock_of).collect();
     let own = locks.iter().find(|(_, status)| status.own);

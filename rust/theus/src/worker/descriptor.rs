@@ -34,12 +34,7 @@ pub(super) struct Part {
     pub(super) columns: Vec<usize>,
     pub(super) start: usize,
     pub(super) length: usize,
-    /// Whether it is a column, not a table of one: the same batches here.
-    #[serde(default, skip_serializing_if = "is_false")]
-    pub(super) alone: bool,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-fn is_false(value: &bool) -> bool {
-    !value
+    /// What it is if it is a column, not a table of one: the same batches here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) kind: Option<String>,
 }

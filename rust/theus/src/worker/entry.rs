@@ -236,7 +236,7 @@ mod tests {
                     columns,
                     start,
                     length,
-                    alone: false,
+                    kind: None,
                 };
                 let found = cut(&batches, &part).unwrap();
                 let rows = found.iter().flat_map(|batch| {
@@ -259,7 +259,7 @@ mod tests {
             columns,
             start,
             length,
-            alone: false,
+            kind: None,
         };
         for part in [
             part(vec![2], 0, 1),
