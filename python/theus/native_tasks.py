@@ -49,15 +49,7 @@ class NativeTask:
     on_progress: Callable[[Progress], object] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        """Refuse what is no task.
-
-        Raises
-        ------
-        ValueError
-            If `retries` is negative, or `name` empty.
-        TypeError
-            If `name` is no text, `retries` no int, or `on_progress` cannot be called.
-        """
+        """Refuse what is no task, as :func:`native` says."""
         if not isinstance(self.name, str):
             msg = f"a native task's name is a str, such as 'tasks.sum', not {self.name!r}"
             raise TypeError(msg)
