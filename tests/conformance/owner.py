@@ -112,13 +112,22 @@ class Owner:
 
     def receive(self, deadline_s=DEADLINE_S):
         until = time.monotonic() + deadline_s
-        while (frame := self.channel.try_recv()) is None:
+        while (frame := self._try_recv()) is None:
             left = until - time.monotonic()
             assert left > 0, f"nothing came for {deadline_s} s: {self.stderr()}"
             if not (self._page and self.channel.poll(POLLS_S)):
                 select.select([self.channel.fileno()], [], [], min(left, 0.01))
         exchanged[self.dialect.name][frame[0]] += 1
         return Frame(*frame)
+
+    def _try_recv(self):
+        try:
+            return self.channel.try_recv()
+        except EOFError as error:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
+            error.add_note(f"exit code {self.process.poll()}, and wrote: {self.stderr()}")
+            raise
 
     def greet(self):
         """Take its HELLO, and tell it what comes before all else."""
