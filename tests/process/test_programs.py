@@ -12,7 +12,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from book_tools import BOOK, DEADLINE_S, HERE, hello, program
+from book_tools import BOOK, DEADLINE_S, HERE, hello, program, waits_for
 
 import theus
 from theus import dispatchers, native
@@ -215,17 +215,20 @@ def test_threads_that_start_the_same_program_start_it_once():
             assert len(engine.worker_pids) == 1
 
 
-def test_a_start_waits_for_no_other(tmp_path):
-    with theus.TheusEngine(workers=1) as engine, ThreadPoolExecutor(1) as pool:
+def test_a_start_waits_for_no_other_and_none_begins_after_the_end(tmp_path):
+    slow = [program(tmp_path, "import time\ntime.sleep(60)", name=name) for name in "ab"]
+    with theus.TheusEngine(workers=1) as engine, ThreadPoolExecutor(2) as pool:
         engine.native_worker(BOOK)
-        slow = program(tmp_path, "import time\ntime.sleep(2)")
-        starting = pool.submit(engine.native_worker, slow)
-        began = time.monotonic()
+        starting = [pool.submit(engine.native_worker, path) for path in slow]
+        waits_for(lambda: len(engine._dispatchers._starting) == 2)
         assert "book.add" in engine.native_worker(BOOK)
-        assert time.monotonic() - began < 1
-        assert not starting.done()
-        with pytest.raises(theus.NativeWorkerError):
-            starting.result(DEADLINE_S)
+        assert not any(future.done() for future in starting)
+        engine.close()
+        for future in starting:
+            with pytest.raises(theus.SessionClosedError):
+                future.result(DEADLINE_S)
+    with pytest.raises(theus.SessionClosedError):
+        engine._dispatchers.start(str(slow[0]), 1, (), {})
 
 
 EARLY = f"""
@@ -236,8 +239,12 @@ import by_the_book as book
 
 book.TASKS = {{"early": book.noop}}
 worker = book.Worker(json.loads(os.environ["THEUS_WORKER"]))
+frames = []
+worker.send = lambda *frame: frames.append(book.encode(*frame))
 worker.say_hello()
 worker.send(book.LOG, (0, 40), (b"here I am",))
+del worker.send
+worker.channel.sendall(b"".join(frames))  # both at once
 worker.serve()
 """
 
@@ -252,6 +259,7 @@ def test_a_handler_of_the_log_may_start_a_program(tmp_path):
         log.addHandler(handler)
         try:
             assert engine.native_worker(program(tmp_path, EARLY)) == ("early",)
+            assert engine.submit(native("early")).result(DEADLINE_S) is None
         finally:
             log.removeHandler(handler)
         assert "book.add" in started[0]
