@@ -178,9 +178,12 @@ class Dispatchers:
             msg = "the engine was closed while the native worker started"
             raise SessionClosedError(msg)
 
+    def _forget_start(self, native: _Native) -> None:
+        self._starting = tuple(it for it in self._starting if it is not native)
+
     def _give_up(self, native: _Native) -> None:
         with self._lock:
-            self._starting = tuple(it for it in self._starting if it is not native)
+            self._forget_start(native)
         native.dispatcher.close()
 
     @staticmethod
@@ -211,7 +214,7 @@ class Dispatchers:
             self._tasks = self._tasks | dict.fromkeys(hello.tasks, native)
             self._all = (*self._all, native.dispatcher)
             self._count += native.most
-            self._starting = tuple(it for it in self._starting if it is not native)
+            self._forget_start(native)
         return native.program
 
     def tasks(self) -> dict[str, TaskInfo]:
@@ -225,6 +228,9 @@ class Dispatchers:
         return infos
 
     # --- all of them ---
+
+    def _with_starting(self) -> tuple[Dispatcher, ...]:
+        return (*self._all, *(native.dispatcher for native in self._starting))
 
     @property
     def worker_pids(self) -> list[int]:
@@ -255,7 +261,7 @@ class Dispatchers:
         """End the workers; tasks that are not done fail."""
         with self._lock:
             self._closed = True
-            them = (*self._all, *(native.dispatcher for native in self._starting))
+            them = self._with_starting()
         # Callbacks of the user may raise, and the others are closed too.
         with ExitStack() as closing:
             for dispatcher in them:
@@ -265,7 +271,7 @@ class Dispatchers:
         """Forget the workers in a forked child: they are the parent's."""
         self._lock = threading.Lock()
         self._closed = True
-        for dispatcher in (*self._all, *(native.dispatcher for native in self._starting)):
+        for dispatcher in self._with_starting():
             dispatcher.abandon()
 
 

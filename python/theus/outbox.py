@@ -98,17 +98,14 @@ class Outbox:
                 delivery = self._waiting.popleft()
                 is_news = isinstance(delivery, News)
                 task = delivery.task if isinstance(delivery, News) else delivery[0]
-                if task is None:
-                    return delivery, None
-                telling = self._telling.get(task)
-                if telling is None:
-                    if not is_news:
-                        return delivery, None
+                telling = None if task is None else self._telling.get(task)
+                if telling is not None and (is_news or not telling.awaited):
+                    telling.rest.append(delivery)
+                elif task is not None and is_news:
                     self._telling[task] = _Telling(threading.get_ident())
                     return delivery, task
-                if telling.awaited and not is_news:
+                else:
                     return delivery, None
-                telling.rest.append(delivery)
         return None
 
     def expect(self, task: Task) -> bool:
