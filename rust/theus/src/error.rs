@@ -2,6 +2,8 @@
 use std::borrow::Cow;
 use std::collections::TryReserveError;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::dispatch::Kind;
@@ -354,6 +356,80 @@ pub enum Error {
     /// A descriptor that is not the stream socket of a channel.
     #[error("a channel needs a Unix stream socket")]
     ChannelSocket,
+    /// The engine was closed while something of it was waited for.
+    #[error("the engine was closed before this task ended")]
+    EngineClosed,
+    /// A task that did not end in time; it was stopped.
+    #[error("{task} did not end within {} s and was stopped", timeout.as_secs_f64())]
+    TaskTimeout {
+        /// The function.
+        task: String,
+        /// The time that it had.
+        timeout: Duration,
+    },
+    /// A worker that died while it ran a task.
+    #[error("worker {} {} while it ran {task}{}", death.pid, how(death.status), trace(&death.trace))]
+    WorkerDied {
+        /// The function.
+        task: String,
+        /// How the worker ended.
+        death: Death,
+    },
+    /// A task that may be run again has killed a worker each time.
+    #[error("{task} killed {} workers and is not run again{}", deaths.len(), ends(deaths))]
+    PoisonTask {
+        /// The function.
+        task: String,
+        /// How each worker ended, the last one last.
+        deaths: Vec<Death>,
+    },
+    /// A worker that was ended, as its frames cannot be taken.
+    #[error("worker {pid} was ended while it had {task}: what it sent cannot be taken: {source}")]
+    WorkerBroken {
+        /// The function.
+        task: String,
+        /// The worker.
+        pid: i32,
+        /// What is wrong with its frames.
+        #[source]
+        source: Arc<Error>,
+    },
+    /// An answer to a task that its worker does not run.
+    #[error("it answered task {task}, which is not the one it runs")]
+    WorkerAnswer {
+        /// The number of the task.
+        task: u64,
+    },
+    /// Workers that end before they can take a task.
+    #[error(
+        "no worker starts: {attempts} in a row ended before they were ready, the last with {}. It runs \
+         {program}, and wrote {stderr:?}", how(*status)
+    )]
+    WorkerStart {
+        /// How many in a row.
+        attempts: u32,
+        /// The exit code of the last one, negative for a signal.
+        status: i32,
+        /// What it wrote to its standard error.
+        stderr: String,
+        /// The program.
+        program: String,
+        /// Whether it is a Python interpreter.
+        interpreter: bool,
+    },
+    /// A program that cannot be started as a worker, or is none.
+    #[error("{} does not work as a worker: {reason}", program.display())]
+    NativeWorker {
+        /// Its path.
+        program: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// The version of the protocol that it speaks, if that is what is wrong.
+        version: Option<u8>,
+        /// What is wrong with its frames.
+        #[source]
+        source: Option<Arc<Error>>,
+    },
     /// A descriptor that is not a control page.
     #[error("a control page has {expected} bytes and cannot shrink; this one has {found} bytes")]
     ControlPage {
@@ -362,6 +438,38 @@ pub enum Error {
         /// The size of this file.
         found: u64,
     },
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// Its process id.
+    pub pid: i32,
+    /// Its exit code, negative for a signal.
+    pub status: i32,
+    /// The text that it left: the stack at a fatal signal, or a panic.
+    pub trace: String,
+}
+
+fn how(status: i32) -> String {
+    if status < 0 {
+        format!("was killed by signal {}", -status)
+    } else {
+        format!("left with exit code {status}")
+    }
+}
+
+fn trace(text: &str) -> String {
+    if text.is_empty() {
+        String::new()
+    } else {
+        format!("\n\n{text}")
+    }
+}
+
+fn ends(deaths: &[Death]) -> String {
+    let ends = deaths.iter().map(|it| format!("worker {} {}", it.pid, how(it.status)));
+    format!(": {}", ends.collect::<Vec<_>>().join("; "))
 }
 
 fn descriptor_advice(limit: Option<u64>) -> String {

@@ -71,6 +71,8 @@ pub mod segment;
 pub mod session;
 mod shared;
 mod signals;
+#[cfg(feature = "engine")]
+mod spawn;
 mod store;
 pub mod sweep;
 pub mod tensor;

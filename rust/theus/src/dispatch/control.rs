@@ -23,6 +23,7 @@ const PAGE_BYTES: usize = 4096;
 const RUNNING: usize = 0;
 /// A cache line away, so that the owner's writes do not slow the worker's.
 const CANCEL: usize = 8;
+const RECALLED: usize = 9;
 
 /// The shared page, mapped. No task has the id 0: it stands for none.
 #[derive(Debug)]
@@ -93,6 +94,18 @@ impl Control {
     /// Says which task is to stop; 0 for none. For the owner, which then asks which one runs.
     pub fn set_cancel(&self, task_id: u64) {
         tell(&*self.page, CANCEL, task_id);
+    }
+
+    /// The id of the last task that the owner has taken back, or 0.
+    #[must_use]
+    pub fn recalled(&self) -> u64 {
+        self.told(RECALLED)
+    }
+
+    /// Takes back the tasks up to this id that the worker has not begun. For the owner, which then asks
+    /// which one runs.
+    pub fn set_recalled(&self, task_id: u64) {
+        tell(&*self.page, RECALLED, task_id);
     }
 
     /// The page, for the boxes that lie in it.

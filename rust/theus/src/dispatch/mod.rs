@@ -26,7 +26,53 @@
 //! This room knows bytes, sockets and ids. It decides nothing: which worker gets which task, what
 //! is cached and when a task is given up is the dispatcher's affair.
 
+#[cfg(feature = "engine")]
+mod budget_slots;
+#[cfg(feature = "engine")]
+mod change_log;
 mod channel;
+#[cfg(feature = "engine")]
+mod completion;
+#[cfg(feature = "engine")]
+mod core;
+#[cfg(feature = "engine")]
+mod deadlines;
+#[cfg(feature = "engine")]
+mod dispatcher;
+#[cfg(feature = "engine")]
+mod durations;
+#[cfg(feature = "engine")]
+mod event_queue;
+#[cfg(feature = "engine")]
+mod failures;
+#[cfg(feature = "engine")]
+mod function;
+#[cfg(feature = "engine")]
+mod hello;
+#[cfg(feature = "engine")]
+mod inbound;
+#[cfg(feature = "engine")]
+mod io_thread;
+#[cfg(feature = "engine")]
+mod loop_queue;
+#[cfg(feature = "engine")]
+mod message;
+#[cfg(feature = "engine")]
+mod program;
+#[cfg(feature = "engine")]
+mod scheduler;
+#[cfg(feature = "engine")]
+mod signal;
+#[cfg(feature = "engine")]
+mod snapshot;
+#[cfg(feature = "engine")]
+mod sync;
+#[cfg(feature = "engine")]
+mod task;
+#[cfg(feature = "engine")]
+mod wire;
+#[cfg(feature = "engine")]
+mod worker_process;
 mod control;
 mod frame;
 mod incoming;
@@ -47,3 +93,26 @@ pub use outgoing::Kept;
 pub use pace::Pace;
 pub use socket::{Traffic, Wait};
 pub use watch::{Attempt, watch_owner, watch_process};
+
+#[cfg(feature = "engine")]
+pub use completion::{Completion, Failure, Keepalive, Outcome, Phase, Progress, Subscriber};
+#[cfg(feature = "engine")]
+pub use dispatcher::{Dispatcher, closed_error};
+#[cfg(feature = "engine")]
+pub use event_queue::{Event, EventQueue};
+#[cfg(feature = "engine")]
+pub use function::{BY_NAME, BY_PARTS, BY_REFERENCE, Function};
+#[cfg(feature = "engine")]
+pub use hello::{Hello, ITEMS, PICKLE, PLAIN, RECALL};
+#[cfg(feature = "engine")]
+pub use loop_queue::LoopQueue;
+#[cfg(feature = "engine")]
+pub use message::Message;
+#[cfg(feature = "engine")]
+pub use program::{Codec, Launch, ProgramId, ProgramSpec};
+#[cfg(feature = "engine")]
+pub use signal::{Signal, Woken};
+#[cfg(feature = "engine")]
+pub use snapshot::{Change, DomainValue, Snapshot};
+#[cfg(feature = "engine")]
+pub use task::{Setup, StaleTask, TaskSpec};

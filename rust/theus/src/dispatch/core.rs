@@ -1,0 +1,449 @@
+//! The shared heart of an engine's dispatcher: the locked state, and the descriptors to wait for.
+//!
+//! Three kinds of thread come here. The thread of the engine ([`io_thread`](super::io_thread)) reads
+//! what arrives and does what is due. A caller sends its own task, and polls for a short one's answer.
+//! Whoever does either has the worker's receiving half locked, then the state, then neither, and only
+//! then wakes waiters: in that order, so that a worker's frames take effect in their order.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, epoll, eventfd};
+
+use super::completion::{Completion, Keepalive, Outcome};
+use super::event_queue::{Event, EventQueue};
+use super::inbound::Inbound;
+use super::program::{ProgramId, Start};
+use super::scheduler::{Effects, State};
+use super::signal::Signal;
+use super::task::{StaleTask, Task};
+use super::worker_process::{Worker, WorkerKey};
+use crate::error::{Error, Result};
+use crate::os::{failed, fork_generation};
+use crate::session::Session;
+use crate::spawn::SignalMask;
+
+/// How long a caller polls for the answer of a task, and how long that may take: what a wake-up does.
+pub(super) const SPIN: Duration = Duration::from_micros(60);
+/// How many frames of a worker are acted on before the lock is released.
+const BATCH: usize = 128;
+/// The number of the wake-up counter among the epoll's descriptors.
+pub(super) const WAKE: u64 = u64::MAX;
+
+/// What the threads of an engine share.
+pub(super) struct Core {
+    pub(super) session: Session,
+    pub(super) cores: usize,
+    pub(super) events: Arc<EventQueue>,
+    pub(super) epoll: OwnedFd,
+    pub(super) thread: Mutex<Option<JoinHandle<()>>>,
+    wake: OwnedFd,
+    generation: u64,
+    mask: SignalMask,
+    state: Mutex<State>,
+    /// How many tasks were submitted and have no outcome.
+    unfinished: AtomicUsize,
+    waiting: Mutex<Waiting>,
+}
+
+/// Threads that wait for the engine as a whole.
+#[derive(Default)]
+struct Waiting {
+    /// Until nothing is unfinished.
+    idle: Vec<Arc<Signal>>,
+    /// Until no worker is left.
+    gone: Vec<Arc<Signal>>,
+    /// Whether an event tells when nothing is unfinished.
+    tell_idle: bool,
+    is_gone: bool,
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    pub(super) fn new(session: Session, cores: usize) -> Result<Self> {
+        let lacking = |errno| failed("starting a dispatcher", errno);
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(lacking)?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(lacking)?;
+        let data = epoll::EventData::new_u64(WAKE);
+        epoll::add(&epoll, &wake, data, epoll::EventFlags::IN).map_err(lacking)?;
+        Ok(Self {
+            session,
+            cores,
+            events: Arc::default(),
+            epoll,
+            thread: Mutex::default(),
+            wake,
+            generation: fork_generation(),
+            mask: SignalMask::current(),
+            state: Mutex::default(),
+            unfinished: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+        })
+    }
+
+    /// Returns whether this process was forked from the one whose workers these are: nothing here may
+    /// be locked then, as a thread that is not in this process may hold it.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.generation != fork_generation()
+    }
+
+    pub(super) fn check_owner(&self) -> Result<()> {
+        if self.is_foreign() {
+            return Err(Error::SessionClosed {
+                session: self.session.id().to_string(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock is a mistake here, and the state is as good as it was.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, then does what has to happen without the lock.
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut State, &mut Effects) -> T) -> T {
+        let mut effects = Effects::default();
+        let mut state = self.state();
+        let changed = change(&mut state, &mut effects);
+        drop(state);
+        let Effects {
+            ended,
+            events,
+            stale,
+            dropped,
+            wake,
+        } = effects;
+        for event in events {
+            self.events.push(event);
+        }
+        for (completion, outcome, keepalive) in ended {
+            self.finish(&completion, outcome, keepalive);
+        }
+        if wake {
+            self.wake();
+        }
+        drop((stale, dropped));
+        changed
+    }
+
+    /// As [`with`](Self::with), for changes after which tasks may need another form of a function.
+    pub(super) fn with_stale<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut State, &mut Effects) -> T,
+    ) -> T {
+        let mut stale = Vec::new();
+        let changed = self.with(|state, effects| {
+            let changed = change(state, effects);
+            stale.append(&mut effects.stale);
+            changed
+        });
+        for task in stale {
+            self.events.push(Event::Stale(StaleTask {
+                core: Arc::clone(self),
+                task: Some(task),
+            }));
+        }
+        changed
+    }
+
+    // --- tasks ---
+
+    pub(super) fn note_submitted(&self) {
+        self.unfinished.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Sets the outcome of a task that was submitted. Returns whether this was the first.
+    pub(super) fn finish(
+        &self,
+        completion: &Completion,
+        outcome: Outcome,
+        keepalive: Option<Keepalive>,
+    ) -> bool {
+        let finished = completion.finish(outcome, keepalive);
+        if finished {
+            self.note_finished();
+        }
+        finished
+    }
+
+    pub(super) fn note_finished(&self) {
+        if self.unfinished.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.tell_idle();
+        }
+    }
+
+    fn tell_idle(&self) {
+        let mut waiting = self.waiting();
+        let idle = std::mem::take(&mut waiting.idle);
+        let tell = std::mem::take(&mut waiting.tell_idle);
+        drop(waiting);
+        for signal in idle {
+            signal.set();
+        }
+        if tell {
+            self.events.push(Event::Idle);
+        }
+    }
+
+    pub(super) fn resend(self: &Arc<Self>, task: Box<Task>) {
+        self.with_stale(|state, effects| state.resend(self, task, effects));
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.unfinished.load(Ordering::SeqCst) > 0
+    }
+
+    /// Returns a signal that is set when nothing is unfinished; none if that is so now.
+    pub(super) fn when_idle(&self) -> Option<Arc<Signal>> {
+        let mut waiting = self.waiting();
+        if !self.is_busy() {
+            return None;
+        }
+        let signal = Arc::new(Signal::default());
+        waiting.idle.push(Arc::clone(&signal));
+        Some(signal)
+    }
+
+    /// Has an event tell when nothing is unfinished. Returns false if that is so now.
+    pub(super) fn tell_when_idle(&self) -> bool {
+        let mut waiting = self.waiting();
+        waiting.tell_idle = self.is_busy();
+        waiting.tell_idle
+    }
+
+    /// Returns a signal that is set when no worker is left; none if that is so now.
+    pub(super) fn when_gone(&self) -> Option<Arc<Signal>> {
+        let mut waiting = self.waiting();
+        if waiting.is_gone {
+            return None;
+        }
+        let signal = Arc::new(Signal::default());
+        waiting.gone.push(Arc::clone(&signal));
+        Some(signal)
+    }
+
+    pub(super) fn note_gone(&self) {
+        let mut waiting = self.waiting();
+        waiting.is_gone = true;
+        let gone = std::mem::take(&mut waiting.gone);
+        drop(waiting);
+        for signal in gone {
+            signal.set();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- workers ---
+
+    /// Starts the workers that the state asks for, without its lock.
+    pub(super) fn start_workers(self: &Arc<Self>) {
+        loop {
+            let Some(request) = self.state().take_start() else {
+                return;
+            };
+            let (key, slot) = (request.key, request.slot);
+            let start = Start {
+                spec: request.spec,
+                stamp: request.stamp,
+                session: self.session.id().to_string(),
+                slot,
+                mask: self.mask,
+            };
+            let started = Worker::start(&self.session, &start, key, request.time);
+            self.with_stale(|state, effects| match started {
+                Ok(worker) => state.started(self, worker, effects),
+                Err(error) => state.not_started(self, key, slot, error, effects),
+            });
+        }
+    }
+
+    /// Reads what a worker has sent and acts on it.
+    pub(super) fn attend(self: &Arc<Self>, key: WorkerKey) {
+        if let Some(inbound) = self.inbound(key) {
+            let mut inbound = lock(&inbound);
+            self.drain(key, &mut inbound);
+        }
+    }
+
+    fn drain(self: &Arc<Self>, key: WorkerKey, inbound: &mut Inbound) {
+        loop {
+            let mut arrivals = Vec::new();
+            let taken = inbound.take(&self.session, BATCH, &mut arrivals);
+            let more = arrivals.len() == BATCH;
+            let ended = taken.is_err();
+            self.with_stale(|state, effects| {
+                state.apply(self, key, arrivals, effects);
+                if let Err(error) = taken {
+                    let is_end = matches!(error, Error::ChannelEnd { .. } | Error::Os { .. });
+                    state.break_off(self, key, Some(error).filter(|_| !is_end));
+                }
+            });
+            if ended || !more {
+                return;
+            }
+        }
+    }
+
+    /// Sends more of what waits for a worker's socket.
+    pub(super) fn write_more(&self, key: WorkerKey) {
+        self.with(|state, _| {
+            let Some(worker) = state.worker(key) else {
+                return;
+            };
+            if worker.write_more().is_err() {
+                state.break_off(self, key, None);
+            } else {
+                self.update_interest(worker);
+            }
+        });
+    }
+
+    /// Settles what a worker leaves whose process has ended.
+    pub(super) fn bury(self: &Arc<Self>, key: WorkerKey) {
+        let status = {
+            let mut state = self.state();
+            let Some(worker) = state.worker(key) else {
+                return;
+            };
+            match worker.reap() {
+                Some(status) => status,
+                None => return,
+            }
+        };
+        let broken = self.state().worker(key).is_none_or(|it| it.broken.is_some());
+        if !broken {
+            self.attend(key);
+        }
+        let worker = self.with_stale(|state, effects| state.reaped(self, key, status, effects));
+        drop(worker);
+    }
+
+    /// Polls for the answer of a task that was sent and should be short, while the thread of the engine
+    /// stands aside: it waits for the lock of the worker's receiving half.
+    pub(super) fn poll(self: &Arc<Self>, id: ProgramId, completion: &Arc<Completion>) {
+        let Some((key, inbound)) = self.polled_for(id, completion) else {
+            return;
+        };
+        let Ok(mut inbound) = inbound.try_lock() else {
+            return;
+        };
+        // What was left until the end has to be looked at: no event will tell of it.
+        let _ = inbound.receiver.poll_page(SPIN);
+        self.drain(key, &mut inbound);
+    }
+
+    fn polled_for(
+        &self,
+        id: ProgramId,
+        completion: &Arc<Completion>,
+    ) -> Option<(WorkerKey, Arc<Mutex<Inbound>>)> {
+        let state = self.state();
+        let program = &state.programs[id.0];
+        // This thread takes no core from a worker.
+        if program.busy() >= self.cores {
+            return None;
+        }
+        let worker = program.workers.iter().find(|worker| {
+            let first = worker.queue.front();
+            first.is_some_and(|task| Arc::ptr_eq(&task.completion, completion))
+        })?;
+        let task = worker.queue.front()?;
+        (task.estimate <= SPIN).then(|| (worker.key, Arc::clone(&worker.inbound)))
+    }
+
+    fn inbound(&self, key: WorkerKey) -> Option<Arc<Mutex<Inbound>>> {
+        let mut state = self.state();
+        state.worker(key).map(|worker| Arc::clone(&worker.inbound))
+    }
+
+    // --- descriptors ---
+
+    /// Wakes the thread of the engine, so that it looks at the state.
+    pub(super) fn wake(&self) {
+        // The counter cannot be full, and who reads it next sees all.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+
+    pub(super) fn woke(&self) {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(&self.wake, &mut count);
+    }
+
+    /// Waits for a worker's frames and its end from now on.
+    pub(super) fn watch(&self, worker: &Worker) {
+        let add = |file: BorrowedFd<'_>, which, flags| {
+            let data = epoll::EventData::new_u64(token(worker.key, which));
+            // Without room for one more the worker's deadline ends it.
+            let _ = epoll::add(&self.epoll, file, data, flags);
+        };
+        add(worker.socket(), Which::Socket, epoll::EventFlags::IN);
+        add(worker.pidfd(), Which::Process, epoll::EventFlags::IN);
+    }
+
+    pub(super) fn update_interest(&self, worker: &mut Worker) {
+        if let Some(flags) = worker.new_interest() {
+            let data = epoll::EventData::new_u64(token(worker.key, Which::Socket));
+            let _ = epoll::modify(&self.epoll, worker.socket(), data, flags);
+        }
+    }
+
+    pub(super) fn forget(&self, worker: &Worker) {
+        let _ = epoll::delete(&self.epoll, worker.socket());
+        let _ = epoll::delete(&self.epoll, worker.pidfd());
+    }
+
+    pub(super) fn clear_slot(&self, slot: usize) {
+        self.session.zone().budget().clear(slot);
+    }
+}
+
+impl AsFd for Core {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+/// Which descriptor of a worker an event is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    Socket,
+    Process,
+}
+
+const NUMBER_BITS: u32 = 44;
+
+fn token(key: WorkerKey, which: Which) -> u64 {
+    let process = u64::from(which == Which::Process);
+    (key.program.0 as u64) << (NUMBER_BITS + 1) | key.number << 1 | process
+}
+
+/// Returns the worker and the descriptor that an event is about.
+pub(super) fn of_token(token: u64) -> (WorkerKey, Which) {
+    let program = usize::try_from(token >> (NUMBER_BITS + 1)).unwrap_or(usize::MAX);
+    let key = WorkerKey {
+        program: ProgramId(program),
+        number: (token >> 1) & ((1 << NUMBER_BITS) - 1),
+    };
+    let which = if token & 1 == 1 {
+        Which::Process
+    } else {
+        Which::Socket
+    };
+    (key, which)
+}
+
+fn lock(inbound: &Mutex<Inbound>) -> MutexGuard<'_, Inbound> {
+    inbound.lock().unwrap_or_else(PoisonError::into_inner)
+}
