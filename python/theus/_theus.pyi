@@ -4,10 +4,9 @@ Everything here is private to the package; the public names live in ``theus``.
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, final
+from typing import Any, Final, Literal, Self, TypeAlias, final
 
 from typing_extensions import Buffer as SupportsBuffer
 
@@ -101,9 +100,6 @@ class Session:
 
     def budget_fd(self) -> int:
         """A new descriptor by which a worker maps the budget, for subprocess's pass_fds."""
-
-    def clear_seat(self, seat: int) -> None:
-        """Forget what a worker that has died had reserved."""
 
     def adopt(self, channel: Channel, seat: int) -> Segment:
         """Take over what came by descriptor with an OUTPUT frame of the worker in `seat`.
@@ -470,36 +466,6 @@ class Channel:
     def poll(self, limit_s: float) -> bool:
         """Look for a frame for up to ``limit_s``, without the GIL, and take none."""
 
-    def call(
-        self,
-        queue: deque[Any],
-        task: object,
-        fields: tuple[int, int, int, int],
-        inputs: bytes,
-        limit_s: float,
-        epoch: int,
-    ) -> tuple[int, tuple[int, ...], list[bytes]] | Literal[False] | None:
-        """Send the TASK frame of these fields if ``queue`` is empty, and poll for its outcome.
-
-        One step to Python's signal handlers, with the queue: it has ``task`` while that is sent and
-        not answered.
-
-        Returns
-        -------
-        tuple, None or False
-            A frame; ``task`` is out of the queue if it is its outcome. None if there is no answer
-            yet, or not one that can be taken without the socket: to be looked at as if the socket
-            had news. False, and nothing was sent, if the queue is not empty, the channel in use, or
-            its ``epoch`` not the one that the fields were looked up in.
-        """
-
-    @property
-    def epoch(self) -> int:
-        """What has to be the same between looking up what the peer knows and sending by it."""
-
-    def renew(self) -> None:
-        """Begin another epoch: the peer is about to be told to forget something."""
-
     @property
     def sent_bytes(self) -> int: ...
     @property
@@ -518,69 +484,238 @@ class Control:
     def from_fd(fd: int) -> Control: ...
     running: int
     cancel: int
-
-MISS: object
-"""What a lane's call returns that has sent nothing."""
+    recalled: int
 
 @final
-class Lane:
-    """What a call of one function in one state needs, for as long as nothing else happens.
+class Program:
+    """A program of a dispatcher."""
 
-    Python's signal handlers see a call as one step. Other threads see the worker's queue, which has
-    the lane's task while that is sent and not answered.
+_Launch: TypeAlias = tuple[str, Sequence[str], Sequence[tuple[str, str]]]
+"""Path, arguments, and all variables of the environment."""
 
-    Parameters
-    ----------
-    channel, queue
-        The worker's.
-    pending, busy, most_busy
-        No task may wait, nor more workers be busy.
-    numbers
-        An iterator: the task's number is the next for each call.
-    fields
-        The version, function and call of the TASK frame.
-    watched
-        What has to be as it was for a Python function, beside the state's version: its ``code``,
-        the globals that it reads as ``bindings``, the ``specs`` of modules that it leans on, and
-        ``sys.path`` as ``path``. None if it has no code here.
-    loads, none
-        Makes an object of a result's bytes, which are these for None.
-    failed
-        Called with the task and its ERROR frame, or what came before its outcome; what it returns
-        is the call's.
-    limit_s
-        How long an outcome is polled for.
-    task
-        What stands in the queue. It has the state while it does, and no longer.
-    epoch
-        The channel's, of the moment in which the worker was seen to know state and function.
+@final
+class Dispatcher:
+    """Sends tasks to the workers of an engine, and takes their outcomes; see ``theus.dispatch``.
+
+    One thread of its own, in Rust and without the GIL, reads what workers send.
     """
+
+    def __new__(cls, session: Session, cores: int) -> Self: ...
+    def add_program(
+        self,
+        launch: _Launch,
+        *,
+        plain: bool,
+        pinned: bool,
+        workers: int,
+        threads: int,
+        start_s: float,
+        exit_s: float,
+        max_tasks: int | None = None,
+        max_rss: int | None = None,
+    ) -> Program:
+        """Add a program, whose workers start when there is work for them."""
+
+    def set_launch(self, program: Program, launch: _Launch) -> None:
+        """Have workers that start from now on be started so."""
+
+    def would_start(self, program: Program) -> bool:
+        """Whether the next task of a program would have a worker started."""
+
+    def start_first(self, program: Program, time_s: float) -> Task:
+        """Have the first worker of a program started, which has `time_s` to say hello.
+
+        The task that is returned ends when it has, or with the reason why it did not.
+        """
+
+    def warm_up(self, program: Program) -> None:
+        """Have the workers of a program start that there are cores for."""
+
+    def remove_program(self, program: Program) -> None:
+        """End the workers of a program that is not to be used."""
+
+    def hello(self, program: Program) -> tuple[str, str, list[str], list[str]] | None:
+        """Language, library, capabilities and tasks of the first worker; None before its hello."""
+
+    @property
+    def worker_pids(self) -> list[int]: ...
+    @property
+    def traffic(self) -> tuple[int, int]:
+        """How many bytes were sent to the workers that run now, and received from them."""
+
+    def duration(self, program: Program, function: Function) -> float:
+        """How many seconds a call of this function takes; infinity if that was never measured."""
+
+    def submit(
+        self,
+        program: Program,
+        function: Function,
+        snapshot: Snapshot,
+        call: int,
+        data: bytes,
+        keepalive: object,
+        *,
+        parts: Transient | None = None,
+        setup: Setup | None = None,
+        weight: int = 1,
+        timeout: float | None = None,
+        progress: int | None = None,
+        poll: bool = False,
+    ) -> Task:
+        """Submit a task, and send it if a worker should have it now.
+
+        `keepalive` lives until the outcome is discarded. With `poll`, the outcome is polled for a
+        moment without the GIL, if the task should be short.
+
+        Raises
+        ------
+        SessionClosedError
+            If the dispatcher is closed; nothing was submitted then.
+        OSError
+            If its thread cannot be started; the same.
+        """
+
+    def announce(self, snapshot: Snapshot, plain: bool) -> None:
+        """Let idle workers see a state before a task needs it."""
+
+    def release(self, number: int) -> None:
+        """Tell the workers that this segment is gone."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task that was submitted has no outcome yet."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed, or was made before this process was forked."""
+
+    def wait_idle(self) -> None:
+        """Wait without the GIL until every task that was submitted has its outcome."""
+
+    def tell_when_idle(self) -> bool:
+        """Have an event tell when every task has its outcome; False if that is so now."""
+
+    def next_event(self) -> tuple[Any, ...] | None:
+        """The next event, waited for without the GIL; None if the dispatcher is closed.
+
+        ``("done", number)``, ``("log", pid, task or None, level, text)``, ``("progress", number,
+        done, total or None, message)``, ``("stale", StaleTask)`` or ``("idle",)``.
+        """
+
+    def close(self) -> None:
+        """Begin to end the workers; tasks that have not ended fail."""
+
+    def wait_closed(self) -> None:
+        """Wait without the GIL until no worker is left: less than a second."""
+
+@final
+class Task:
+    """One task, until its outcome is discarded."""
+
+    @property
+    def done(self) -> bool: ...
+    @property
+    def running(self) -> bool:
+        """Whether a worker has it, and no outcome is there."""
+
+    @property
+    def cancelled(self) -> bool: ...
+    @property
+    def foreign(self) -> bool:
+        """Whether it is the parent's, and this process a forked child."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait without the GIL, polling first if the task should be short; whether it has ended."""
+
+    def cancel(self, only_queued: bool) -> bool:
+        """Cancel it, unless it has ended: one that runs is stopped, unless `only_queued`.
+
+        Returns whether this call did.
+        """
+
+    def tell_loop(self, queue: LoopQueue, token: int) -> None:
+        """Have an event loop told of the outcome, by this number."""
+
+    def tell_events(self, token: int) -> None:
+        """Have an event tell of the outcome, by this number."""
+
+    @property
+    def progress(self) -> tuple[int, int | None, str] | None:
+        """What the task last reported: done, total or None, message."""
+
+    def outcome(self) -> tuple[Any, ...] | None:
+        """The outcome, until it is discarded; None before and after.
+
+        ``(data, parts, outputs, keepalive)`` if the task returned, the same with ``cause`` and
+        ``traceback`` if it raised, ``(exception,)`` if it was given up, ``()`` if it was cancelled.
+        """
+
+    def discard(self) -> None:
+        """Let go of the outcome, which was loaded."""
+
+@final
+class LoopQueue:
+    """The tasks that have ended for an event loop."""
+
+    def __new__(cls) -> Self: ...
+    def fileno(self) -> int:
+        """A descriptor that is readable while there are some."""
+
+    def take(self) -> list[int]:
+        """Take the numbers of those that have ended."""
+
+@final
+class Function:
+    """A function ready to be sent; `form` and `definition` are those of a FUNCTION frame."""
 
     def __new__(
         cls,
-        channel: Channel,
-        queue: deque[Any],
-        pending: deque[Any],
-        busy: set[Any],
-        most_busy: int,
-        numbers: Iterator[int],
-        fields: tuple[int, int, int],
-        watched: Any,
-        loads: Callable[[bytes], Any],
-        none: bytes,
-        failed: Callable[..., Any],
-        limit_s: float,
-        task: object,
-        epoch: int,
-    ) -> Lane: ...
-    def call(self, state: object, inputs: bytes) -> Any:
-        """Run the function in a worker that polls, and poll for the outcome: the result.
-
-        ``MISS`` if nothing was sent, since something is not as it was. The task if it is sent and
-        its outcome comes as that of others; the lane is closed then.
-        """
+        name: str,
+        form: int,
+        definition: bytes,
+        *,
+        parts: Transient | None = None,
+        retries: int = 0,
+        keepalive: object | None = None,
+    ) -> Self: ...
+    @property
+    def name(self) -> str: ...
 
 @final
+class Setup:
+    """The environment that a worker takes over from its owner: the attachment of a SETUP frame."""
+
+    def __new__(cls, data: bytes) -> Self: ...
+
+@final
+class StaleTask:
+    """A task whose function its worker cannot import: to be sent again, or given up."""
+
+    @property
+    def keepalive(self) -> Any:
+        """What its function was made to keep."""
+
+    def resend(self, function: Function) -> None: ...
+    def fail(self, exception: BaseException) -> None: ...
+
+@final
+class Snapshot:
+    """One version of the state, as workers are told it; it never changes."""
+
+    def __new__(cls) -> Self: ...
+    @property
+    def version(self) -> int: ...
+    def changed(
+        self,
+        version: int,
+        entries: Sequence[tuple[str, bytes | None]],
+        domain: Sequence[tuple[str, tuple[bytes, Transient | None] | None]],
+    ) -> Snapshot:
+        """The next version: keys with descriptors, and with pickles; None removes a key."""
+
+    def set_plain(self, key: str, plain: bytes) -> None:
+        """Set the plain value that stands for a value of the domain where no pickles go."""
+
 class Calls:
     """What a worker asks for its next frame; tasks that it has *learned* are run in here.
 
@@ -608,7 +743,7 @@ class Calls:
         ended: Callable[[int, int, object], object],
         flush: Callable[[], object],
         spin_s: float,
-    ) -> Calls: ...
+    ) -> Self: ...
     def learn(
         self, version: int, function: int, call: int, step: Callable[[bytes | None], object]
     ) -> None:

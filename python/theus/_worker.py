@@ -27,21 +27,28 @@ from theus.context import ParallelContext, looked_at
 from theus.contracts import Arguments, finish, plan
 from theus.entry import view_described
 from theus.errors import ProtocolError, RemoteError, UnpicklableError
-from theus.functions import BY_PARTS, StaleReferenceError, resolve
-from theus.hello import PICKLE
+from theus.functions import StaleReferenceError, resolve
 from theus.persistent import changed
 from theus.prefetch import look_ahead
+from theus.protocol import (
+    BY_PARTS,
+    CALL_CONTEXT,
+    CALL_ITEM,
+    CALL_PLAIN,
+    CAUSE_RAISED,
+    CAUSE_STALE,
+    CAUSE_STOPPED,
+    CAUSE_UNPICKLABLE,
+    LAUNCH,
+    PICKLE,
+    RECALL,
+)
 from theus.reporting import Reporter
 
 if TYPE_CHECKING:
     from theus.outputs import TaskHeavy
 
 __all__ = ["main"]
-
-# As theus.tasks has them, which a worker does without: it imports asyncio.
-CALL_CONTEXT, CALL_ITEM, CALL_PLAIN, CALL_ITEMS = range(4)
-CAUSE_RAISED, CAUSE_UNPICKLABLE, CAUSE_STALE = range(3)
-CAUSE_STOPPED = 5
 
 _SPIN_S = 50e-6
 _MOST_SEEN = 1024
@@ -254,7 +261,7 @@ class Worker:
         started = time.perf_counter_ns()
         try:
             calls.interruptible = True
-            if control.cancel == task:
+            if control.cancel == task or control.recalled >= task:
                 raise _Stopped  # noqa: TRY301 - handled as if the task had been interrupted
             step = self._step(version, number, call)
             outcome = step(inputs)
@@ -400,7 +407,7 @@ def _describe_self() -> bytes:
     said = {
         "language": "python",
         "library": f"theus {_theus.__version__}",
-        "capabilities": [PICKLE],
+        "capabilities": [PICKLE, RECALL],
         "tasks": [],
     }
     return json.dumps(said).encode()
@@ -458,4 +465,4 @@ def main(launch: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     # Popped before all else, as what the tasks start is no worker.
-    main(json.loads(os.environ.pop("THEUS_WORKER")))
+    main(json.loads(os.environ.pop(LAUNCH)))

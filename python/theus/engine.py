@@ -5,48 +5,40 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-import multiprocessing
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from multiprocessing import util
 from numbers import Real
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
-from weakref import WeakSet, finalize
 
-from theus._theus import MISS, Session, fork_generation
+from theus._theus import Session
+from theus.calls import PickleCodec, PlainCodec
 from theus.context import ProcessContext
 from theus.contracts import call_with_context, contract_of
-from theus.dispatchers import MAX_WORKERS, Dispatchers
+from theus.dispatch.dispatcher import Dispatcher, result_of
+from theus.dispatch.futures import ItemFuture, TaskFuture
+from theus.dispatch.programs import MAX_WORKERS
 from theus.errors import SessionClosedError
 from theus.functions import References
 from theus.heavy import HeavyZone
-from theus.interrupts import InterruptsDeferred
+from theus.lifecycle import Closing
 from theus.native_tasks import NativeTask, TaskInfo
-from theus.packing import Packing
-from theus.pool import WorkerLimits
 from theus.results import EngineExecutor, MapResults
 from theus.state import State, StateStore
-from theus.tasks import CALL_PLAIN, ItemFuture, LoopOutcome, Task, TaskFuture
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
     from theus import wire
-    from theus.dispatcher import Dispatcher
 
 __all__ = ["TheusEngine"]
 
 T = TypeVar("T")
 
 _GIVE_WAY_S = 1e-3
-
-_engines: WeakSet[TheusEngine] = WeakSet()
 
 
 class TheusEngine:
@@ -134,41 +126,28 @@ class TheusEngine:
         self._session = Session.create(
             backend=backend, heavy_limit=heavy_limit, spill_dir=spill_dir, reserve=reserve
         )
-        self._generation = fork_generation()
         self._store = StateStore(self._session)
         # None of these refers back to the engine, so that it is collected when it is let go.
-        self._heavy = HeavyZone(self._session, self._store)
-        self._references = References(self._heavy.pin, self._session.spill_dir)
-        self._dispatchers = Dispatchers(
+        heavy = self._heavy = HeavyZone(self._session, self._store)
+        spill = self._session.spill_dir
+        references = References(heavy.pin, spill)
+        self._codec = PickleCodec(references, heavy.pin, heavy.watch, spill)
+        self._dispatcher = Dispatcher(
             self._session,
             count,
             cores,
-            self._references,
-            self._heavy.adopt,
-            worker_limits=WorkerLimits(max_tasks_per_worker, max_worker_rss),
+            (self._codec, PlainCodec(references, heavy.pin, heavy.watch)),
+            references,
+            max_tasks=max_tasks_per_worker,
+            max_rss=max_worker_rss,
         )
-        self._dispatcher = self._dispatchers.python
-        self._packing = Packing(
-            self._store, self._references, self._heavy.pin, self._session.spill_dir
-        )
-        self._heavy.released = self._dispatchers.release
-        self._heavy.grown = self._dispatcher.warm_up
-        self._heavy.published = self._dispatchers.announce
+        heavy.released = self._dispatcher.release
+        heavy.grown = self._dispatcher.warm_up
+        heavy.published = self._dispatcher.announce
         self._workers = count
         self._gave_way = 0.0
-        self._finalizer = finalize(
-            self,
-            _close,
-            self._generation,
-            self._session,
-            self._store,
-            self._dispatchers,
-            self._heavy.clear,
-        )
-        _engines.add(self)
-        if multiprocessing.parent_process() is not None:
-            # Its children leave without running what atexit has; this runs in their own way out.
-            util.Finalize(None, self._finalizer, exitpriority=100)
+        self._closing = Closing(self._session, self._store, self._dispatcher, heavy.clear)
+        self._closing.watch(self)
         if domain:
             self.compare_and_swap(0, domain=domain)
 
@@ -192,7 +171,7 @@ class TheusEngine:
     @property
     def worker_pids(self) -> list[int]:
         """The process ids of the workers that run now."""
-        return self._dispatchers.worker_pids
+        return self._dispatcher.worker_pids
 
     def compare_and_swap(
         self,
@@ -303,51 +282,21 @@ class TheusEngine:
         60 us at most, without suspending the coroutine; other coroutines get their turn each
         millisecond.
         """
-        dispatcher = self._dispatchers.of(fn)
-        known = isinstance(fn, FunctionType | NativeTask)
-        lane = dispatcher.shortcuts.lanes.get(fn) if known else None
-        if lane is None and not isinstance(fn, NativeTask) and not contract_of(fn).parallel:
+        program = self._dispatcher.program_of(fn)
+        if not isinstance(fn, NativeTask) and not contract_of(fn).parallel:
             return await self._execute_here(fn, timeout, inputs)
         if timeout is not None:
             _check_seconds(timeout)
-        message = self._packing.inputs(fn, inputs)
-        task: Any = MISS
-        if lane is not None and message.parts is None:
-            task = lane.call(self._store.current, message.data)
-        if task is MISS:
-            self._check_open()
-            task = self._packing.task(fn, message, LoopOutcome(), timeout=timeout)
-            if not dispatcher.shortcuts.call(task):
-                dispatcher.attach(asyncio.get_running_loop())
-                dispatcher.submit(task, attended=True)
-        elif isinstance(task, Task):
-            task.inputs, task.timeout = message, timeout
-            dispatcher.shortcuts.adopt(task)
-        else:  # the very result
-            if self._is_to_give_way():
-                await asyncio.sleep(0)
-            return task
-        return await self._outcome(dispatcher, task, timeout)
-
-    async def _outcome(self, dispatcher: Dispatcher, task: Task, timeout: float | None) -> Any:
-        outcome: Any = task.outcome
-        if outcome.settled:
-            if self._is_to_give_way():
-                await asyncio.sleep(0)
-            return outcome.take()
-        loop = asyncio.get_running_loop()
-        dispatcher.attach(loop)
-        timer = None
-        if timeout is not None:
-            timer = loop.call_later(timeout, dispatcher.time_out, task)
-        try:
-            return await outcome.future(loop)
-        except asyncio.CancelledError:
-            dispatcher.cancel(task)
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        self._check_open()
+        state = self._store.current
+        program.codec.prepare(state)
+        call = program.codec.call(fn, inputs)
+        task = self._dispatcher.send(program, call, state, timeout=timeout, poll=True)
+        if not task.done:
+            return await self._dispatcher.outcome(asyncio.get_running_loop(), call, task)
+        if self._is_to_give_way():
+            await asyncio.sleep(0)
+        return result_of(call, task)
 
     def _is_to_give_way(self) -> bool:
         """Whether it is the other coroutines' turn: what is polled for does not suspend."""
@@ -391,14 +340,13 @@ class TheusEngine:
             may be called inside a running event loop, as in a notebook cell.
         """
         self._check_open()
-        dispatcher = self._dispatchers.of(fn)
         if timeout is not None:
             _check_seconds(timeout)
-        future: TaskFuture[Any] = TaskFuture(dispatcher)
-        message = self._packing.inputs(fn, inputs)
-        future.task = self._packing.task(fn, message, future, timeout=timeout)
-        dispatcher.submit(future.task, attended=False)
-        return future
+        program = self._dispatcher.program_of(fn)
+        state = self._store.current
+        program.codec.prepare(state)
+        call = program.codec.call(fn, inputs)
+        return self._dispatcher.submit(program, call, state, timeout=timeout)
 
     @overload
     def map(
@@ -446,22 +394,22 @@ class TheusEngine:
             If `fn` takes no context.
         """
         self._check_open()
-        dispatcher = self._dispatchers.of(fn)
-        stream = self._packing.stream(fn, takes_items=dispatcher.takes_items)
+        dispatcher = self._dispatcher
+        program = dispatcher.program_of(fn)
+        state = self._store.current
+        program.codec.prepare(state)
+        calls = program.codec.items(fn, together=dispatcher.takes_items(program))
 
-        def send(items: Sequence[wire.Message]) -> ItemFuture[Any]:
-            future: ItemFuture[Any] = ItemFuture(dispatcher)
-            future.task = stream.task(items, future)
-            dispatcher.submit(future.task, attended=False)
-            return future
+        def send(items: Sequence[wire.Message]) -> TaskFuture[Any]:
+            return dispatcher.submit(program, calls.call(items), state, make=ItemFuture)
 
         return MapResults(
-            stream.pack,
+            calls.pack,
             send,
-            lambda: stream.size_for(dispatcher.estimate(stream.reference)),
+            lambda: calls.size_for(dispatcher.duration(program, calls.function)),
             items,
-            ahead=max(64, 4 * dispatcher.workers),
-            chunks_ahead=4 * dispatcher.workers,
+            ahead=max(64, 4 * program.workers),
+            chunks_ahead=4 * program.workers,
             progress=progress,
         )
 
@@ -475,12 +423,11 @@ class TheusEngine:
 
         def send(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future[Any]:
             self._check_open()
-            dispatcher = self._dispatchers.of(fn)
-            future: TaskFuture[Any] = TaskFuture(dispatcher, stoppable=False)
-            message = self._packing.arguments(fn, args, kwargs)
-            future.task = self._packing.task(fn, message, future, call=CALL_PLAIN)
-            dispatcher.submit(future.task, attended=False)
-            return future
+            program = self._dispatcher.program_of(fn)
+            state = self._store.current
+            program.codec.prepare(state)
+            call = program.codec.call_plain(fn, args, kwargs)
+            return self._dispatcher.submit(program, call, state, stoppable=False)
 
         return EngineExecutor(send)
 
@@ -537,12 +484,13 @@ class TheusEngine:
         if isinstance(args, str | bytes):
             msg = f"args is a list of arguments, such as [{args!r}], not {args!r}"
             raise TypeError(msg)
-        return self._dispatchers.start(os.fsdecode(path), count or self._workers, args, env or {})
+        count = count or self._workers
+        return self._dispatcher.start_native(os.fsdecode(path), count, args, env or {})
 
     def tasks(self) -> dict[str, TaskInfo]:
         """Return what the native workers have, by name."""
         self._check_open()
-        return self._dispatchers.tasks()
+        return self._dispatcher.tasks()
 
     # --- end ---
 
@@ -551,7 +499,7 @@ class TheusEngine:
 
         Tasks that are not done fail with SessionClosedError. Views stay valid. Idempotent.
         """
-        self._finalizer()
+        self._closing.close()
 
     def __enter__(self) -> Self:
         return self
@@ -565,7 +513,7 @@ class TheusEngine:
         """Close the engine; without an exception, wait for what was submitted first."""
         try:
             if self._is_to_finish(kind):
-                self._dispatchers.finish()
+                self._dispatcher.finish()
         finally:
             self.close()
 
@@ -581,29 +529,23 @@ class TheusEngine:
         """Close the engine; without an exception, wait for what was submitted first."""
         try:
             if self._is_to_finish(kind):
-                await asyncio.to_thread(self._dispatchers.finish)
+                await asyncio.to_thread(self._dispatcher.finish)
         finally:
             self.close()
 
     def _is_to_finish(self, kind: type[BaseException] | None) -> bool:
         """Whether leaving the context waits for tasks: an open engine, here, without exception."""
-        alive = self._finalizer.alive and fork_generation() == self._generation
-        return kind is None and alive
+        return kind is None and not self._closing.begun and not self._closing.is_foreign
 
     def __repr__(self) -> str:
-        if not self._finalizer.alive:
+        if self._closing.begun:
             return "TheusEngine(closed)"
         return f"TheusEngine(session={self._session.id!r}, workers={self._workers})"
 
     # --- inside ---
 
-    def _abandon(self) -> None:
-        """Let go in a forked child of what is the parent's, and of locks its threads may hold."""
-        self._store.lock = threading.RLock()
-        self._dispatchers.abandon()
-
     def _check_open(self) -> None:
-        if not self._finalizer.alive or self._session.closed:
+        if self._closing.begun or self._session.closed:
             msg = (
                 "this engine is closed, or was made before this process was forked: "
                 "make a new TheusEngine"
@@ -614,7 +556,7 @@ class TheusEngine:
         if not isinstance(key, str):
             msg = f"domain keys are str, not {type(key).__name__}: {key!r}"
             raise TypeError(msg)
-        return self._packing.pickle(value, f"domain[{key!r}]")
+        return self._codec.pickle(value, f"domain[{key!r}]")
 
     async def _execute_here(
         self, fn: Callable[..., Any], timeout: float | None, inputs: Mapping[str, Any]
@@ -659,29 +601,3 @@ def _check_positive(name: str, value: int | None, unit: str) -> None:
     if value is not None and value < 1:
         msg = f"{name} is a number of {unit}, at least 1, not {value}"
         raise ValueError(msg)
-
-
-def _close(
-    generation: int,
-    session: Session,
-    store: StateStore,
-    dispatchers: Dispatchers,
-    clear: Callable[[], None],
-) -> None:
-    if fork_generation() != generation:
-        return
-    with InterruptsDeferred():
-        try:
-            dispatchers.close()
-        finally:
-            clear()
-            store.clear()
-            session.close()
-
-
-def _abandon_engines() -> None:
-    for engine in list(_engines):
-        engine._abandon()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-
-
-os.register_at_fork(after_in_child=_abandon_engines)

@@ -200,19 +200,6 @@ def find_entry(entries: Mapping[str, SupportsView], name: str) -> Any:
         raise EntryNotFoundError(msg) from None
 
 
-def encode_descriptors(entries: Mapping[str, Entry]) -> bytes:
-    """Return the JSON list of descriptors that a STATE frame carries."""
-    return _encode(_describe(entries))
-
-
-def encode_change(base: int, removed: list[str], entries: Mapping[str, Entry]) -> bytes:
-    """Return the JSON object that a STATE frame carries which tells what differs from `base`."""
-    return _encode({"base": base, "removed": removed, "set": _describe(entries)})
-
-
-def _describe(entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
-    return [entry.descriptor(key) for key, entry in entries.items()]
-
-
-def _encode(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+def encode_descriptor(key: str, entry: Entry) -> bytes:
+    """Return the JSON descriptor by which workers find the entry under this key."""
+    return json.dumps(entry.descriptor(key), separators=(",", ":")).encode()

@@ -23,38 +23,31 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import cloudpickle
 
+from theus._theus import Function
+from theus.contracts import contract_of
 from theus.errors import UnpicklableError
 from theus.native_tasks import NativeTask
+from theus.protocol import BY_NAME, BY_PARTS, BY_REFERENCE, BY_VALUE
 from theus.wire import PROTOCOL, Message, dumps, loads
 
 if TYPE_CHECKING:
     from theus._theus import Transient
 
 __all__ = [
-    "BY_NAME",
-    "BY_PARTS",
-    "BY_REFERENCE",
-    "BY_VALUE",
     "Reference",
     "References",
     "StaleReferenceError",
-    "Watched",
     "resolve",
 ]
-
-BY_REFERENCE = 0
-BY_VALUE = 1
-BY_PARTS = 2
-BY_NAME = 3
 
 Stamp = tuple[int, int]
 """Modification time in nanoseconds and size in bytes of a module's source file."""
@@ -78,7 +71,7 @@ def _renew_lock() -> None:
 os.register_at_fork(after_in_child=_renew_lock)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reference:
     """A function ready to be sent.
 
@@ -97,6 +90,10 @@ class Reference:
         Entries that the definition refers to.
     parts : Transient, optional
         The pickle and its large buffers.
+    core : Function
+        The core's.
+    bare_call : object
+        The call without inputs, for whoever makes one again.
     """
 
     name: str
@@ -105,11 +102,21 @@ class Reference:
     function: Any
     pins: Sequence[object] = ()
     parts: Transient | None = None
+    core: Function = field(init=False)
+    bare_call: Any = field(init=False, default=None)
 
-    @property
-    def identity(self) -> object:
-        """What tells it from others: its bytes, unless only comparing all of them would do."""
-        return self.definition if self.parts is None else id(self)
+    def __post_init__(self) -> None:
+        """Make the core's function, which workers know for as long as they may use it."""
+        # A function by value may refer to the engine, which would never be collected.
+        kept = self.function if self.form == BY_REFERENCE else tuple(self.pins)
+        self.core = Function(
+            self.name,
+            self.form,
+            self.definition,
+            parts=self.parts,
+            retries=contract_of(self.function).retries,
+            keepalive=kept,
+        )
 
 
 @dataclass(slots=True)
@@ -136,28 +143,6 @@ class _Importable:
             if _spec_of(name) is not spec:
                 return True
         return False
-
-
-class Watched(NamedTuple):
-    """What has to be as it is for a function by reference to do the same in a worker.
-
-    Attributes
-    ----------
-    function : callable
-    code : code
-    bindings : list of (dict, str, object)
-        The globals that it reads: where, under which name, and what.
-    specs : list of (str, object)
-        The modules that it leans on, and how they were found.
-    path : list of str
-        The worker's ``sys.path``.
-    """
-
-    function: Callable[..., Any]
-    code: CodeType
-    bindings: list[tuple[dict[str, Any], str, object]]
-    specs: list[tuple[str, object]]
-    path: list[str]
 
 
 _MISSING = object()
@@ -197,18 +182,6 @@ class References:
         except UnpicklableError:
             # A module that rebinds a global to a connection or a lock keeps it to itself.
             return known.reference
-
-    def watched(self, reference: Reference, path: list[str]) -> Watched | None:
-        """Return what `reference` relies on, of a worker with this path; None if it is by value.
-
-        One by value is made at each call.
-        """
-        if reference.form != BY_REFERENCE:
-            return None
-        known = self._importable.get(reference.function)
-        if known is None or known.by_value or known.reference is not reference:
-            return None
-        return Watched(reference.function, known.code, known.bindings, known.specs, path)
 
     def send_by_value(self, function: Callable[..., Any]) -> Reference:
         """Return `function` by value, now and at every later call: a worker could not import it."""
@@ -291,14 +264,14 @@ class References:
 
 
 def _by_name(task: NativeTask) -> Reference:
-    # The caller's callback is its task's alone: workers keep the reference, and would keep it too.
-    function = task if task.on_progress is None else replace(task, on_progress=None)
-    return Reference(task.name, BY_NAME, _define(task.name), function)
+    return _named(task.name, task.retries)
 
 
 @lru_cache(maxsize=1024)
-def _define(name: str) -> bytes:
-    return json.dumps({"name": name}, ensure_ascii=False).encode()
+def _named(name: str, retries: int) -> Reference:
+    # Without the caller's callback, which is its task's alone.
+    definition = json.dumps({"name": name}, ensure_ascii=False).encode()
+    return Reference(name, BY_NAME, definition, NativeTask(name, retries))
 
 
 def name_of(function: Callable[..., Any]) -> str:

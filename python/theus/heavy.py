@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike
 
-    from theus._theus import Channel, Segment, Session
+    from theus._theus import Segment, Session
     from theus.state import State, StateStore
 
 __all__ = ["HeavyStats", "HeavyZone"]
@@ -148,7 +148,7 @@ class HeavyZone(FrameViews):
         create = self._session.create_tensor
         segment = tensor.allocate(create, name, shape, dtype, order, mutable=mutable)
         self._expect_tasks(segment.length_bytes)
-        self._watch(segment)
+        self.watch(segment)
         entry = Entry(name, segment)
         written = view_segment(segment)
         with self._store.lock:
@@ -187,7 +187,7 @@ class HeavyZone(FrameViews):
         schema = check_schema(name, schema, num_rows)
         segment = self._session.alloc_table(name, schema, num_rows)
         self._expect_tasks(segment.length_bytes)
-        self._watch(segment)
+        self.watch(segment)
         entry = Entry(name, segment)
         table = TableDraft(name, schema, num_rows, segment, lambda: self._seal_table(table))
         with self._store.lock:
@@ -403,12 +403,6 @@ class HeavyZone(FrameViews):
         watched = self._watched.get(segment.number)
         return segment if watched is not None and watched() is segment else None
 
-    def adopt(self, channel: Channel, seat: int) -> Segment:
-        """Take over the output whose descriptor the worker in `seat` has just sent."""
-        segment = self._session.adopt(channel, seat)
-        self._watch(segment)
-        return segment
-
     def clear(self) -> None:
         """Drop the drafts: the engine is closing."""
         self._drafts.clear()
@@ -425,7 +419,8 @@ class HeavyZone(FrameViews):
             self.grown = None
             grown()
 
-    def _watch(self, segment: Segment) -> None:
+    def watch(self, segment: Segment) -> None:
+        """Have handles of a segment of this session find it, and workers told when it is gone."""
         self._watched[segment.number] = _Watched(segment, self._gone)
         array.attached[segment.name] = segment
 
@@ -433,7 +428,7 @@ class HeavyZone(FrameViews):
         session = self._session
         create = session.create_tensor, session.create_table
         segment: Segment = incoming.copy_in(*create, name, obj, **how)
-        self._watch(segment)
+        self.watch(segment)
         return segment
 
     def _publish(

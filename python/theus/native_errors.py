@@ -15,13 +15,12 @@ from theus.errors import (
     ProtocolError,
     RemoteTraceback,
 )
+from theus.protocol import CAUSE_INPUTS, CAUSE_PANICKED, CAUSE_STALE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["make_native_error"]
-
-_CAUSE_UNLOADED, _CAUSE_INPUTS, _CAUSE_PANICKED = 2, 3, 4
 
 _BY_MEANING: dict[str, Callable[[str], Exception]] = {
     "entry not found": EntryNotFoundError,
@@ -49,7 +48,7 @@ def make_native_error(task: str, cause: int, said: Any, traceback: bytes) -> Exc
     ProtocolError
         If `said` is no such thing.
     """
-    if cause == _CAUSE_UNLOADED:
+    if cause == CAUSE_STALE:
         said = {"type": "unknown task", "message": "its worker has no task of this name any more"}
     error = _make(task, cause, _read(said))
     if traceback:
@@ -67,9 +66,9 @@ def _read(said: Any) -> dict[str, Any]:
 
 
 def _make(task: str, cause: int, said: dict[str, Any]) -> Exception:
-    if cause == _CAUSE_PANICKED:
+    if cause == CAUSE_PANICKED:
         kind = NativePanicError
-    elif cause == _CAUSE_INPUTS:
+    elif cause == CAUSE_INPUTS:
         kind = NativeInputError
     elif said.get("meaning") in _BY_MEANING:
         return _BY_MEANING[said["meaning"]](f"{task}: {said['message']}")

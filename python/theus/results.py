@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 from weakref import WeakSet
 
 from theus.chunks import MAX_BYTES, MAX_ITEMS
-from theus.tasks import TaskFuture, not_an_end
+from theus.dispatch.futures import TaskFuture, not_an_end
 
 if TYPE_CHECKING:
     from theus import wire

@@ -6,15 +6,14 @@ and the heavy entries by reference. States are plain values: the store replaces 
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from theus import plain, wire
-from theus.entry import Entry, HeavyView, encode_change, encode_descriptors
+from theus._theus import Snapshot
+from theus.entry import Entry, HeavyView, encode_descriptor
 from theus.errors import StateConflictError
-from theus.history import History
 from theus.persistent import changed
 
 if TYPE_CHECKING:
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from theus._theus import Segment, Session
 
 __all__ = ["FrozenDomain", "State", "StateStore"]
-
-_FEW = 64
-_SMALL_BYTES = 64 << 10
 
 
 class FrozenDomain(Mapping[str, Any]):
@@ -52,22 +48,6 @@ class FrozenDomain(Mapping[str, Any]):
         return f"FrozenDomain({', '.join(self._frozen) or 'empty'})"
 
 
-class Sent(NamedTuple):
-    """A state as it is told to a worker.
-
-    Attributes
-    ----------
-    entries, domain_keys : bytes
-        As in STATE frames.
-    values : list of Message
-        One for each of the domain keys that are set: pickles, or plain values.
-    """
-
-    entries: bytes
-    domain_keys: bytes
-    values: list[wire.Message]
-
-
 class State:
     """One version of the engine's state; it never changes.
 
@@ -84,26 +64,20 @@ class State:
         Names to read-only arrays over shared memory. Access does not copy.
     """
 
-    __slots__ = ("_descriptors", "_history", "_is_plain", "_version", "entries", "frozen")
+    __slots__ = ("_is_plain", "core", "entries", "frozen")
 
     def __init__(
-        self,
-        version: int,
-        frozen: Mapping[str, wire.Message],
-        entries: Mapping[str, Entry],
-        history: History,
+        self, core: Snapshot, frozen: Mapping[str, wire.Message], entries: Mapping[str, Entry]
     ) -> None:
-        self._version = version
+        self.core = core
         self.frozen = frozen
         self.entries = entries
-        self._history = history
-        self._descriptors: bytes | None = None
-        self._is_plain = False
+        self._is_plain = not frozen
 
     @property
     def version(self) -> int:
         """The state's number."""
-        return self._version
+        return self.core.version
 
     @property
     def domain(self) -> FrozenDomain:
@@ -118,7 +92,7 @@ class State:
     @property
     def is_plain(self) -> bool:
         """Whether the domain has been made plain, which runs code of the user's classes."""
-        return self._is_plain or all(m.plain is not None for m in self.frozen.values())
+        return self._is_plain
 
     def make_plain(self) -> None:
         """Make plain values of the domain, once: what stands for its values where no pickles go.
@@ -126,41 +100,9 @@ class State:
         This unpickles them, so no lock should be held.
         """
         if not self._is_plain:
-            for message in self.frozen.values():
-                plain.encode_domain(message)
+            for key, message in self.frozen.items():
+                self.core.set_plain(key, plain.encode_domain(message))
             self._is_plain = True
-
-    def sent(self, base: int | None, *, as_plain: bool = False) -> Sent:
-        """Return what tells this state to a worker that holds version `base`, or none.
-
-        With `as_plain`, for a worker without pickles.
-        """
-        keys = self.frozen, self.entries
-        changes = None if base is None else self._history.between(base, self._version, *keys)
-        if base is None or changes is None:
-            if self._descriptors is None:
-                self._descriptors = encode_descriptors(self.entries)
-            names = json.dumps(list(self.frozen)).encode()
-            return Sent(self._descriptors, names, self._values(self.frozen, as_plain=as_plain))
-        domain, heavy = changes
-        return Sent(
-            encode_change(base, heavy.removed, {key: self.entries[key] for key in heavy.set}),
-            json.dumps({"removed": domain.removed, "set": domain.set}).encode(),
-            self._values(domain.set, as_plain=as_plain),
-        )
-
-    def _values(self, keys: Iterable[str], *, as_plain: bool) -> list[wire.Message]:
-        messages = [self.frozen[key] for key in keys]
-        return [wire.Message(plain.encode_domain(m)) for m in messages] if as_plain else messages
-
-    def is_small(self) -> bool:
-        """Whether sending it costs next to nothing, so that it may be sent in vain."""
-        if len(self.entries) + len(self.frozen) > _FEW:
-            return False
-        messages = self.frozen.values()
-        return all(m.parts is None for m in messages) and (
-            sum(len(m.data) for m in messages) <= _SMALL_BYTES
-        )
 
     def __repr__(self) -> str:
         return (
@@ -175,8 +117,7 @@ class StateStore:
     def __init__(self, session: Session) -> None:
         self.lock = threading.RLock()
         self._session = session
-        self._history = History()
-        self._current = State(0, {}, {}, self._history)
+        self._current = State(Snapshot(), {}, {})
         self._changed: dict[str, int] = {}
         self._by_segment: dict[int, dict[str, Entry]] = {}
 
@@ -222,17 +163,16 @@ class StateStore:
             if publish is not None:
                 publish()
             version = current.version + 1
-            state = State(
+            core = current.core.changed(
                 version,
-                changed(current.frozen, domain),
-                changed(current.entries, heavy),
-                self._history,
+                [(key, entry and encode_descriptor(key, entry)) for key, entry in heavy.items()],
+                [(key, value and (value.data, value.parts)) for key, value in domain.items()],
             )
+            state = State(core, changed(current.frozen, domain), changed(current.entries, heavy))
             self._session.commit(
                 version,
                 [(key, None if entry is None else entry.segment) for key, entry in heavy.items()],
             )
-            self._history.note(version, domain, heavy, len(state.frozen) + len(state.entries))
             self._changed.update(dict.fromkeys(written, version))
             self._find_by_segment(current.entries, heavy)
             self._current = state
@@ -256,8 +196,7 @@ class StateStore:
     def clear(self) -> None:
         """Forget every entry: the engine is closing."""
         with self.lock:
-            version, frozen = self._current.version, self._current.frozen
-            self._current = State(version, frozen, {}, self._history)
+            self._current = State(self._current.core, self._current.frozen, {})
             self._by_segment.clear()
 
     def _check(self, written: list[str], base: int, *, strict: bool) -> None:

@@ -202,6 +202,9 @@ async def test_ten_thousand_tasks_at_once(dialect, engine):
 def test_lines_reach_the_log(run, caplog):
     caplog.set_level(logging.DEBUG, "theus.worker")
     assert run("log", message="größe") is None
+    deadline = time.monotonic() + DEADLINE_S
+    while len(caplog.records) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
     lines = [(r.levelno, r.getMessage()) for r in caplog.records if r.name == "theus.worker"]
     assert lines == [(level, "größe") for level in (10, 20, 30, 40)]
 

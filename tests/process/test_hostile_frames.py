@@ -4,17 +4,14 @@ Those to a worker are in ``tests/conformance``.
 """
 
 import json
-import os
 import pickle
 import struct
-import subprocess
-import sys
 
 import pytest
 
 from theus import ProtocolError, TheusEngine, WorkerDiedError, _theus, process
 from theus._theus import encode_frame
-from theus.program import PythonProgram
+from theus.dispatch.programs import PythonProgram
 
 RESULT = _theus.KIND_RESULT
 PARTS = encode_frame(_theus.KIND_PARTS, (64, 0, 64))
@@ -111,37 +108,49 @@ def double(ctx, item):
     return 2 * item
 
 
+# The first worker, and who comes in its place, takes an answer that nobody has taken; without one
+# it is as others are.
+CLAIMS = """
+import json, os, sys
+place, python, source, *arguments = sys.argv[1:]
+first = json.loads(os.environ["THEUS_WORKER"])["seat"] == 1
+for name in sorted(os.listdir(place)) if first else []:
+    try:
+        os.unlink(os.path.join(place, name))
+    except FileNotFoundError:
+        continue
+    os.execv(python, [python, "-S", "-E", "-c", source, os.environ["ANSWER"]])
+os.execv(python, [python, *arguments])
+"""
+
+
 @pytest.fixture
-def broken_worker(monkeypatch):
+def broken_worker(monkeypatch, tmp_path):
     """Make the first worker, or more, answer its first task like this."""
-    spawn = PythonProgram.spawn
-    answers = []
+    launch = PythonProgram.launch
+    armed = tmp_path / "answers"
+    armed.mkdir()
 
-    def spawn_broken(program, launch, descriptors, stderr, threads):
-        if not answers:
-            return spawn(program, launch, descriptors, stderr, threads)
-        return subprocess.Popen(
-            [sys.executable, "-S", "-E", "-c", BROKEN, json.dumps(answers.pop())],
-            stdin=subprocess.DEVNULL,
-            pass_fds=descriptors,
-            process_group=0,
-            env={**os.environ, "THEUS_WORKER": launch},
-        )
+    def launch_broken(program):
+        python, arguments, environment = launch(program)
+        claims = ["-S", "-E", "-c", CLAIMS, str(armed), python, BROKEN, *arguments]
+        return python, claims, environment
 
-    monkeypatch.setattr(PythonProgram, "spawn", spawn_broken)
+    monkeypatch.setattr(PythonProgram, "launch", launch_broken)
 
     def arm(pieces, *, leaves=False, ends_its_task=False, workers=1, **rest):
-        answers[:] = [
-            {
-                "pieces": [piece.hex() for piece in pieces],
-                "leaves": leaves or ends_its_task,
-                "ends_its_task": ends_its_task,
-                "descriptors": 0,
-                "hello": HELLO_SAYS,
-                "begins": True,
-                **rest,
-            }
-        ] * workers
+        answer = {
+            "pieces": [piece.hex() for piece in pieces],
+            "leaves": leaves or ends_its_task,
+            "ends_its_task": ends_its_task,
+            "descriptors": 0,
+            "hello": HELLO_SAYS,
+            "begins": True,
+            **rest,
+        }
+        monkeypatch.setenv("ANSWER", json.dumps(answer))
+        for number in range(workers):
+            (armed / str(number)).touch()
 
     return arm
 
@@ -192,8 +201,8 @@ def test_a_task_that_was_not_begun_goes_to_one_more_worker(broken_worker):
 HELLOS = {
     "no JSON": ("{", "no JSON"),
     "another JSON": ("[]", "an object"),
-    "no language": ("{}", "'language'"),
-    "a number for a name": (HELLO_SAYS.replace("[]", "[7]"), "'tasks'"),
+    "no language": ("{}", "language"),
+    "a number for a name": (HELLO_SAYS.replace("[]", "[7]"), "tasks"),
     "a task twice": (HELLO_SAYS.replace("[]", '["a", "a"]'), "twice"),
     "another capability": (HELLO_SAYS.replace("pickle", "plain"), "no worker for Python"),
 }

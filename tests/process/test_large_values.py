@@ -113,8 +113,7 @@ def assert_equal(found, expected):
 
 
 def traffic(engine):
-    channels = [worker.channel for worker in engine._dispatcher._pool]
-    return np.array([sum(c.sent_bytes for c in channels), sum(c.received_bytes for c in channels)])
+    return np.array(engine._dispatcher.traffic)
 
 
 @pytest.fixture(scope="module")

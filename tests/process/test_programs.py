@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import pickle
+import contextlib
+import resource
 import signal
 import sys
 import threading
@@ -15,8 +17,8 @@ import pytest
 from book_tools import BOOK, DEADLINE_S, HERE, hello, program, waits_for
 
 import theus
-from theus import dispatchers, native
-from theus.program import NativeProgram
+from theus import native
+from theus.dispatch import dispatcher
 
 
 @pytest.fixture
@@ -60,9 +62,22 @@ def test_a_program_that_cannot_be_started_for_now_or_at_all(tmp_path, monkeypatc
 
 
 def test_a_machine_without_descriptors_is_not_the_programs_fault():
-    program_ = NativeProgram(str(BOOK), (), {})
-    full = program_._why_not(OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
-    assert full is None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with theus.TheusEngine(workers=1) as engine:
+        highest = max(map(int, os.listdir("/proc/self/fd")))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, hard))
+        taken = []
+        try:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            with pytest.raises(theus.errors.DescriptorLimitError):
+                engine.native_worker(BOOK)
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert "book.add" in engine.native_worker(BOOK)
 
 
 def test_arguments_that_are_none(engine):
@@ -90,7 +105,7 @@ def test_a_program_that_is_no_worker(tmp_path, monkeypatch):
     assert "exit code 1" in (reason := refusal(complains).reason)
     assert "out of cheese" in reason
     assert "ended by signal 9" in refusal("/bin/sh", args=["-c", "kill -9 $$"]).reason
-    monkeypatch.setattr(dispatchers, "HELLO_S", 0.2)
+    monkeypatch.setattr(dispatcher, "HELLO_S", 0.2)
     assert "no hello within 0.2 s" in refusal("/bin/sleep", args=["60"]).reason
 
 
@@ -116,7 +131,7 @@ def test_an_old_worker_is_told_from_a_broken_one(tmp_path):
 
 
 def test_a_worker_that_says_something_else_of_itself(tmp_path):
-    assert "'tasks'" in refusal(program(tmp_path, hello(tasks=3))).reason
+    assert '"tasks"' in refusal(program(tmp_path, hello(tasks=3))).reason
     assert "no plain values" in refusal(program(tmp_path, hello(capabilities=["dance"]))).reason
 
 
@@ -187,7 +202,8 @@ def test_programs_that_are_refused_leave_no_seat_taken(tmp_path):
         for _ in range(5):
             with pytest.raises(theus.NativeWorkerError, match="names are unique"):
                 engine.native_worker(other)
-        assert engine._dispatchers._seats.take() == 2
+        waits_for(lambda: len(engine.worker_pids) == 1)
+        assert len(engine.native_worker(BOOK, count=999)) > 0
 
 
 def test_the_same_program_is_started_once(engine_with_book):
@@ -212,7 +228,7 @@ def test_threads_that_start_the_same_program_start_it_once():
         with theus.TheusEngine(workers=1) as engine, ThreadPoolExecutor(4) as pool:
             names = {pool.submit(engine.native_worker, BOOK) for _ in range(4)}
             assert len({future.result() for future in names}) == 1
-            assert len(engine.worker_pids) == 1
+            waits_for(lambda engine=engine: len(engine.worker_pids) == 1)
 
 
 def test_a_start_waits_for_no_other_and_none_begins_after_the_end(tmp_path):
@@ -220,7 +236,7 @@ def test_a_start_waits_for_no_other_and_none_begins_after_the_end(tmp_path):
     with theus.TheusEngine(workers=1) as engine, ThreadPoolExecutor(2) as pool:
         engine.native_worker(BOOK)
         starting = [pool.submit(engine.native_worker, path) for path in slow]
-        waits_for(lambda: len(engine._dispatchers._starting) == 2)
+        waits_for(lambda: len(engine.worker_pids) == 3)
         assert "book.add" in engine.native_worker(BOOK)
         assert not any(future.done() for future in starting)
         engine.close()
@@ -228,7 +244,7 @@ def test_a_start_waits_for_no_other_and_none_begins_after_the_end(tmp_path):
             with pytest.raises(theus.SessionClosedError):
                 future.result(DEADLINE_S)
     with pytest.raises(theus.SessionClosedError):
-        engine._dispatchers.start(str(slow[0]), 1, (), {})
+        engine._dispatcher.start_native(str(slow[0]), 1, (), {})
 
 
 EARLY = f"""
@@ -260,6 +276,7 @@ def test_a_handler_of_the_log_may_start_a_program(tmp_path):
         try:
             assert engine.native_worker(program(tmp_path, EARLY)) == ("early",)
             assert engine.submit(native("early")).result(DEADLINE_S) is None
+            waits_for(lambda: started)
         finally:
             log.removeHandler(handler)
         assert "book.add" in started[0]
@@ -291,7 +308,7 @@ def test_an_engine_that_is_left_open_ends_quietly_with_its_process(python):
         "opened = lambda: globals().update(fd=os.open('other', os.O_CREAT | os.O_RDWR))\n"
         "weakref.finalize(other, opened)\n"
         f"engine.native_worker({str(BOOK)!r})\n"
-        "engine.submit(theus.native('book.nap'), seconds=60)\n"
-        "time.sleep(0.3)\n"
+        "engine.submit(theus.native('book.nap'), seconds=0.5)\n"
+        "time.sleep(0.1)\n"
     )
     assert done.stderr == ""

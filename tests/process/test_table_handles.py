@@ -47,8 +47,7 @@ def echo(ctx, value):
 
 
 def traffic(engine):
-    (worker,) = engine._dispatcher._pool
-    return np.array([worker.channel.sent_bytes, worker.channel.received_bytes])
+    return np.array(engine._dispatcher.traffic)
 
 
 def places(table):

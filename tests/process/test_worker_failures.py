@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 import theus
-from theus import process, worker_process
+from theus import process
+from theus.dispatch import dispatcher
 
 
 def counted(path):
@@ -172,13 +173,12 @@ def test_a_python_that_is_not_there_is_named(monkeypatch):
 @pytest.mark.timeout(60)
 def test_a_worker_that_hangs_while_it_starts_is_given_up(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(1000)")
-    monkeypatch.setattr(worker_process, "_START_S", 0.5)
+    monkeypatch.setattr(dispatcher, "START_S", 3.0)
     with theus.TheusEngine(workers=1) as engine:
         with monkeypatch.context() as broken:
             broken.setenv("PYTHONPATH", str(tmp_path))
             with pytest.raises(theus.WorkerStartError, match="signal 9"):
                 engine.submit(lambda ctx: 1).result(30)
-        monkeypatch.setattr(worker_process, "_START_S", 60.0)
         assert engine.submit(lambda ctx: 2).result(30) == 2
 
 
@@ -186,7 +186,7 @@ def test_a_worker_that_hangs_while_it_starts_is_given_up(tmp_path, monkeypatch):
 @pytest.mark.timeout(60)
 async def test_a_start_that_hangs_is_given_up_under_an_event_loop_too(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text("import time\ntime.sleep(1000)")
-    monkeypatch.setattr(worker_process, "_START_S", 0.5)
+    monkeypatch.setattr(dispatcher, "START_S", 0.5)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with theus.TheusEngine(workers=1) as engine, pytest.raises(theus.WorkerStartError):
         await engine.execute(process(parallel=True)(lambda ctx: 1))
@@ -245,7 +245,7 @@ def test_close_does_not_wait_for_a_worker_that_does_not_end():
 
 
 def test_a_worker_that_does_not_end_when_it_is_replaced_is_killed(monkeypatch):
-    monkeypatch.setattr(worker_process, "_EXIT_S", 0.3)
+    monkeypatch.setattr(dispatcher, "EXIT_S", 0.3)
     with theus.TheusEngine(workers=1, max_tasks_per_worker=1) as engine:
         pid = engine.submit(hangs_at_exit).result(30)
         deadline = time.monotonic() + 20

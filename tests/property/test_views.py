@@ -45,10 +45,7 @@ def make(engine, recipe):
 
 
 def wire_bytes(engine):
-    workers = list(engine._dispatcher._pool)
-    return sum(w.channel.sent_bytes for w in workers), sum(
-        w.channel.received_bytes for w in workers
-    )
+    return engine._dispatcher.traffic
 
 
 def echo(ctx, value):

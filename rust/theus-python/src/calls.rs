@@ -131,7 +131,8 @@ impl Calls {
         control.set_running(task);
         let since = Instant::now();
         self.set_interruptible(true);
-        let stopped = control.cancel() == task;
+        // A task that was taken back runs elsewhere.
+        let stopped = control.cancel() == task || control.recalled() >= task;
         let result = if stopped {
             Ok(py.None().into_bound(py))
         } else {

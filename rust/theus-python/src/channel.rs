@@ -6,13 +6,11 @@
 )]
 
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pyo3::IntoPyObjectExt;
 use pyo3::exceptions::{PyOSError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyList, PyTuple};
@@ -40,8 +38,6 @@ pub(crate) struct Channel {
     traffic: Arc<Traffic>,
     fd: RawFd,
     closed: AtomicBool,
-    /// Grows when the peer is told to forget something.
-    epoch: AtomicU64,
 }
 
 #[pymethods]
@@ -167,7 +163,7 @@ impl Channel {
     fn take_parts(&self, py: Python<'_>, fields: Vec<u64>) -> PyResult<Transient> {
         let file = self.take_descriptor(py, Kind::Parts)?;
         theus::Transient::received(file, &fields)
-            .map(Transient)
+            .map(|parts| Transient(Arc::new(parts)))
             .map_err(|error| to_py(py, error))
     }
 
@@ -214,55 +210,6 @@ impl Channel {
         polled.map_err(|error| to_py(py, error))
     }
 
-    /// Send the TASK frame of these fields, if `queue`, a deque, is empty; then poll for its outcome
-    /// without the GIL, for up to `limit_s`. One step to Python's signal handlers, with the queue: it
-    /// has `task` while that is sent and not answered.
-    ///
-    /// False, and nothing was sent, if the queue is not empty, the channel in use, or its `epoch` not
-    /// the one that the fields were looked up in. None if there is no answer yet, or not one that can be
-    /// taken without the socket: to be looked at as if the socket had news. Otherwise a frame, and
-    /// `task` is out of the queue if it is its outcome.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what has to happen in one step comes in one call"
-    )]
-    fn call<'py>(
-        &self,
-        py: Python<'py>,
-        queue: &Bound<'py, PyAny>,
-        task: &Bound<'py, PyAny>,
-        fields: [u64; 4],
-        inputs: &Bound<'py, PyBytes>,
-        limit_s: f64,
-        epoch: u64,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let limit = duration("limit_s", limit_s)?;
-        let call = Call {
-            queue,
-            task,
-            fields,
-            inputs: inputs.as_bytes(),
-            limit,
-            epoch,
-        };
-        match self.exchange(py, &call, |frame| to_tuple(py, frame))? {
-            Exchange::Busy => false.into_bound_py_any(py),
-            Exchange::Sent => Ok(py.None().into_bound(py)),
-            Exchange::Answered(frame) => frame.into_bound_py_any(py),
-        }
-    }
-
-    /// What has to be the same between looking up what the peer knows and sending by it.
-    #[getter]
-    fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
-    }
-
-    /// Begin another epoch: the peer is about to be told to forget something.
-    fn renew(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
-    }
-
     /// What was sent so far.
     #[getter]
     fn sent_bytes(&self) -> u64 {
@@ -287,26 +234,6 @@ impl Channel {
             *receiver = None;
         }
     }
-}
-
-/// A task for [`Channel::exchange`]; see `Channel.call`.
-pub(crate) struct Call<'a, 'py> {
-    pub(crate) queue: &'a Bound<'py, PyAny>,
-    pub(crate) task: &'a Bound<'py, PyAny>,
-    pub(crate) fields: [u64; 4],
-    pub(crate) inputs: &'a [u8],
-    pub(crate) limit: Duration,
-    pub(crate) epoch: u64,
-}
-
-/// How far [`Channel::exchange`] came.
-pub(crate) enum Exchange<T> {
-    /// Nothing was sent.
-    Busy,
-    /// The task is in the queue.
-    Sent,
-    /// The task was in the queue.
-    Answered(T),
 }
 
 impl Channel {
@@ -349,53 +276,6 @@ impl Channel {
         self.finish_sending(py, done)
     }
 
-    /// What `call` does; `convert` makes what is returned of the frame that answers.
-    ///
-    /// # Errors
-    /// Those of the queue, before anything is sent, and of `convert`. What the channel's are, the next
-    /// look at it says.
-    pub(crate) fn exchange<'py, T>(
-        &self,
-        py: Python<'py>,
-        call: &Call<'_, 'py>,
-        convert: impl FnOnce(&Frame<'_>) -> PyResult<T>,
-    ) -> PyResult<Exchange<T>> {
-        // The GIL is kept from here until all is sent: nobody else's step may come between. Who has a
-        // half of the channel without it is not waited for.
-        let (Ok(mut receiving), Ok(mut sending)) =
-            (self.receiver.try_lock(), self.sender.try_lock())
-        else {
-            return Ok(Exchange::Busy);
-        };
-        let (Some(receiver), Some(sender)) = (receiving.as_mut(), sending.as_mut()) else {
-            return Ok(Exchange::Busy);
-        };
-        if call.epoch != self.epoch() || call.queue.is_truthy()? {
-            return Ok(Exchange::Busy);
-        }
-        call.queue
-            .call_method1(intern!(py, "append"), (call.task,))?;
-        let inputs = call.inputs;
-        let mut keep = |_, skip: usize| Box::new(inputs[skip..].to_vec()) as Kept;
-        let Ok(true) = sender.send(Kind::Task, &call.fields, &[inputs], &mut keep) else {
-            return Ok(Exchange::Sent);
-        };
-        drop(sending);
-        let limit = call.limit;
-        let Ok(true) = py.detach(|| receiver.poll_page(limit)) else {
-            return Ok(Exchange::Sent);
-        };
-        let Ok(Some(frame)) = receiver.buffered() else {
-            return Ok(Exchange::Sent);
-        };
-        if matches!(frame.kind(), Kind::Result | Kind::Error)
-            && frame.fields().next() == Some(call.fields[0])
-        {
-            call.queue.call_method0(intern!(py, "popleft"))?;
-        }
-        convert(&frame).map(Exchange::Answered)
-    }
-
     /// The descriptor of a frame of this `kind`; once for each, in their order.
     pub(crate) fn take_descriptor(&self, py: Python<'_>, kind: Kind) -> PyResult<OwnedFd> {
         let mut receiver = lock(py, &self.receiver);
@@ -432,7 +312,6 @@ impl Channel {
             sender: Mutex::new(Some(channel.sender)),
             receiver: Mutex::new(Some(channel.receiver)),
             closed: AtomicBool::new(false),
-            epoch: AtomicU64::new(0),
         }
     }
 

@@ -50,6 +50,17 @@ impl Control {
     fn set_cancel(&self, task_id: u64) {
         self.0.set_cancel(task_id);
     }
+
+    /// The id of the last task that the owner has taken back, or 0.
+    #[getter]
+    fn recalled(&self) -> u64 {
+        self.0.recalled()
+    }
+
+    #[setter]
+    fn set_recalled(&self, task_id: u64) {
+        self.0.set_recalled(task_id);
+    }
 }
 
 pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -7,17 +7,20 @@ mod c_data;
 mod calls;
 mod channel;
 mod control;
+mod dispatcher;
 mod error;
 mod fd;
+mod function;
 #[cfg(feature = "kill-points")]
 mod kill_point;
-mod lane;
 mod machine;
 mod output;
 mod payload;
 mod segment;
 mod session;
+mod snapshot;
 mod table;
+mod task;
 mod transient;
 mod watch;
 
@@ -42,7 +45,10 @@ fn _theus(module: &Bound<'_, PyModule>) -> PyResult<()> {
     calls::register(module)?;
     channel::register(module)?;
     control::register(module)?;
-    lane::register(module)?;
+    dispatcher::register(module)?;
+    function::register(module)?;
+    snapshot::register(module)?;
+    task::register(module)?;
     machine::register(module)?;
     watch::register(module)
 }

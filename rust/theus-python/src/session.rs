@@ -21,6 +21,12 @@ use crate::table::{new_table, table_spec};
 #[pyclass(frozen, module = "theus._theus")]
 pub(crate) struct Session(theus::Session);
 
+impl Session {
+    pub(crate) const fn core(&self) -> &theus::Session {
+        &self.0
+    }
+}
+
 #[pymethods]
 impl Session {
     #[staticmethod]
@@ -136,11 +142,6 @@ impl Session {
     fn budget_fd(&self, py: Python<'_>) -> PyResult<RawFd> {
         let file = self.0.budget_file().map_err(|error| to_py(py, error))?;
         Ok(file.into_raw_fd())
-    }
-
-    /// Forget what a worker that has died had reserved.
-    fn clear_seat(&self, seat: usize) {
-        self.0.zone().budget().clear(seat);
     }
 
     /// Take over the tensor whose descriptor came with an OUTPUT frame of the worker in `seat`.

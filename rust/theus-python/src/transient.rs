@@ -17,7 +17,7 @@ use crate::payload::Payload;
 
 /// A nameless segment with a message's pickle (part 0) and buffers (the others).
 #[pyclass(frozen, module = "theus._theus")]
-pub(crate) struct Transient(pub(crate) theus::Transient);
+pub(crate) struct Transient(pub(crate) Arc<theus::Transient>);
 
 #[pymethods]
 impl Transient {
@@ -50,7 +50,7 @@ impl Transient {
             transient.fill(&pieces)?;
             Ok(transient)
         })
-        .map(Self)
+        .map(|transient| Self(Arc::new(transient)))
     }
 
     /// (offset, length) of each part.

@@ -359,6 +359,9 @@ pub enum Error {
     /// The engine was closed while something of it was waited for.
     #[error("the engine was closed before this task ended")]
     EngineClosed,
+    /// A task of the process from which this one was forked.
+    #[error("this task is the parent's: a forked child gets no results")]
+    ForkedTask,
     /// A task that did not end in time; it was stopped.
     #[error("{task} did not end within {} s and was stopped", timeout.as_secs_f64())]
     TaskTimeout {
@@ -417,6 +420,15 @@ pub enum Error {
         /// Whether it is a Python interpreter.
         interpreter: bool,
     },
+    /// An interpreter that cannot be started.
+    #[error("cannot start {}: {source}", program.display())]
+    ProgramStart {
+        /// Its path.
+        program: PathBuf,
+        /// What the kernel answered.
+        #[source]
+        source: std::io::Error,
+    },
     /// A program that cannot be started as a worker, or is none.
     #[error("{} does not work as a worker: {reason}", program.display())]
     NativeWorker {
@@ -468,7 +480,9 @@ fn trace(text: &str) -> String {
 }
 
 fn ends(deaths: &[Death]) -> String {
-    let ends = deaths.iter().map(|it| format!("worker {} {}", it.pid, how(it.status)));
+    let ends = deaths
+        .iter()
+        .map(|it| format!("worker {} {}", it.pid, how(it.status)));
     format!(": {}", ends.collect::<Vec<_>>().join("; "))
 }
 

@@ -68,7 +68,11 @@ impl Spawn<'_> {
         let arguments: Vec<CString> = std::iter::once(Ok(program.clone()))
             .chain(self.arguments.iter().map(|it| c_string(it)))
             .collect::<io::Result<_>>()?;
-        let environment: Vec<CString> = self.environment.iter().map(variable).collect::<io::Result<_>>()?;
+        let environment: Vec<CString> = self
+            .environment
+            .iter()
+            .map(variable)
+            .collect::<io::Result<_>>()?;
         let (arguments, environment) = (pointers(&arguments), pointers(&environment));
         let actions = self.actions()?;
         let attributes = self.attributes()?;
@@ -121,7 +125,8 @@ impl Spawn<'_> {
             libc::posix_spawnattr_setsigmask(&raw mut attributes.0, &raw const self.mask.0);
             libc::posix_spawnattr_setpgroup(&raw mut attributes.0, 0);
             #[expect(clippy::cast_possible_truncation, reason = "flags are small")]
-            let code = libc::posix_spawnattr_setflags(&raw mut attributes.0, flags as libc::c_short);
+            let code =
+                libc::posix_spawnattr_setflags(&raw mut attributes.0, flags as libc::c_short);
             check(code)?;
         }
         Ok(attributes)
@@ -161,7 +166,8 @@ fn variable((name, value): &(OsString, OsString)) -> io::Result<CString> {
 }
 
 fn c_string(text: &OsStr) -> io::Result<CString> {
-    CString::new(text.as_bytes()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    CString::new(text.as_bytes())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
@@ -241,13 +247,20 @@ mod tests {
 
     use super::*;
 
-    fn run(program: &str, arguments: &[&str], descriptors: &[BorrowedFd<'_>]) -> io::Result<(i32, String)> {
+    fn run(
+        program: &str,
+        arguments: &[&str],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<(i32, String)> {
         let mut output = tempfile()?;
         let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         let spawn = Spawn {
             program: OsStr::new(program),
             arguments: &arguments,
-            environment: &[("PATH".into(), "/bin:/usr/bin".into()), ("A".into(), "b c".into())],
+            environment: &[
+                ("PATH".into(), "/bin:/usr/bin".into()),
+                ("A".into(), "b c".into()),
+            ],
             descriptors,
             stderr: output.as_fd(),
             mask: SignalMask::current(),

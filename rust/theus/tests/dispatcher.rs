@@ -41,7 +41,9 @@ fn tasks(tasks: &mut Registry) {
         thread::sleep(Duration::from_secs(3600));
         Ok(())
     });
-    tasks.register("abort", |_| -> theus::worker::Result<()> { std::process::abort() });
+    tasks.register("abort", |_| -> theus::worker::Result<()> {
+        std::process::abort()
+    });
     tasks.register("fail", |_| -> theus::worker::Result<()> {
         Err(TaskError::new("no", "it is not to be"))
     });
@@ -82,6 +84,8 @@ fn spec(launch: Launch, workers: usize) -> ProgramSpec {
         codec: Codec::Plain,
         pinned: true,
         workers,
+        start_time: DEADLINE,
+        exit_time: DEADLINE,
         threads: 1,
         max_tasks: None,
         max_rss: None,
@@ -135,11 +139,15 @@ impl Fixture {
 }
 
 fn outcome(completion: &Completion) -> Outcome {
-    assert_eq!(completion.wait(Some(DEADLINE)), Woken::Set, "it never ended");
-    completion.take_outcome().unwrap().0
+    assert_eq!(
+        completion.wait(Some(DEADLINE)),
+        Woken::Set,
+        "it never ended"
+    );
+    completion.outcome().unwrap().0
 }
 
-fn returned(outcome: Outcome) -> Box<[u8]> {
+fn returned(outcome: Outcome) -> Arc<[u8]> {
     match outcome {
         Outcome::Returned(message) => message.data,
         other => panic!("{other:?}"),
@@ -242,7 +250,9 @@ fn a_late_task_is_stopped_and_a_deaf_one_killed() {
         let mut spec = fixture.spec(name);
         spec.timeout = Some(Duration::from_millis(50));
         let completion = fixture.dispatcher.submit(spec).unwrap();
-        assert!(matches!(&*failed(outcome(&completion)), Error::TaskTimeout { task, .. } if task == name));
+        assert!(
+            matches!(&*failed(outcome(&completion)), Error::TaskTimeout { task, .. } if task == name)
+        );
         returned(fixture.run("nothing"));
     }
     fixture.close();
@@ -280,7 +290,9 @@ fn many_cancelled_tasks_leave_the_queue() {
     let runs = fixture.submit("sleep");
     let waiting: Vec<_> = (0..1_000).map(|_| fixture.submit("nothing")).collect();
     for completion in &waiting {
-        fixture.dispatcher.cancel(fixture.program, completion, false);
+        fixture
+            .dispatcher
+            .cancel(fixture.program, completion, false);
     }
     fixture.dispatcher.cancel(fixture.program, &runs, false);
     assert_eq!(fixture.dispatcher.wait_idle(Some(DEADLINE)), Woken::Set);
@@ -323,7 +335,10 @@ fn reports_of_progress_come_as_events_before_the_end() {
     assert_eq!(completion.progress().unwrap().done, 3);
     match fixture.dispatcher.events().take(Some(DEADLINE)) {
         Some(Event::Progress(17, progress)) => {
-            assert_eq!((progress.total, progress.message.as_str()), (Some(4), "nearly"));
+            assert_eq!(
+                (progress.total, progress.message.as_str()),
+                (Some(4), "nearly")
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -364,7 +379,10 @@ fn workers_are_replaced_after_so_many_tasks() {
 #[test]
 fn a_program_that_is_no_worker_is_an_error_that_says_why() {
     for (launch, expected) in [
-        (launch("/bin/sh", &["-c", "echo oh no >&2; exit 7"]), "exit code 7"),
+        (
+            launch("/bin/sh", &["-c", "echo oh no >&2; exit 7"]),
+            "exit code 7",
+        ),
         (launch("/bin/sh", &["-c", "kill -9 $$"]), "signal 9"),
         (launch("/no/such/file", &[]), "no such file"),
         (launch("/etc/passwd", &[]), "may not be executed"),
@@ -388,11 +406,17 @@ fn the_first_worker_has_a_time_to_say_hello() {
         .start_first(fixture.program, Duration::from_millis(100))
         .unwrap();
     let error = failed(outcome(&first));
-    assert!(error.to_string().contains("it said no hello within 0.1 s"), "{error}");
+    assert!(
+        error.to_string().contains("it said no hello within 0.1 s"),
+        "{error}"
+    );
     fixture.close();
 
     let fixture = Fixture::new(1);
-    let first = fixture.dispatcher.start_first(fixture.program, DEADLINE).unwrap();
+    let first = fixture
+        .dispatcher
+        .start_first(fixture.program, DEADLINE)
+        .unwrap();
     returned(outcome(&first));
     let hello = fixture.dispatcher.hello(fixture.program).unwrap();
     assert!(hello.tasks.contains(&"nap".to_owned()));
@@ -413,7 +437,8 @@ fn nothing_is_due_in_an_idle_engine() {
 fn wakeups() -> Vec<(String, u64)> {
     let mut found = Vec::new();
     for task in std::fs::read_dir("/proc/self/task").unwrap() {
-        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
+        let status =
+            std::fs::read_to_string(task.unwrap().path().join("status")).unwrap_or_default();
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name))?;
             Some(line.split_whitespace().nth(1)?.to_owned())

@@ -80,7 +80,12 @@ mod tests {
         }
         let keys = |one, other| {
             let steps = log.between(one, other)?;
-            Some(steps.iter().map(|step| step.entries[0].to_string()).collect::<Vec<_>>())
+            Some(
+                steps
+                    .iter()
+                    .map(|step| step.entries[0].to_string())
+                    .collect::<Vec<_>>(),
+            )
         };
         assert_eq!(keys(2, 4).unwrap(), ["k3", "k4"]);
         assert_eq!(keys(4, 2), keys(2, 4));

@@ -542,6 +542,13 @@ impl Receiver {
         Ok(inbox.fetch(handed_bytes))
     }
 
+    /// Lets the peer leave letters from now on, until [`stop_polling`](Self::stop_polling).
+    pub fn start_polling(&mut self) {
+        if let Some(inbox) = &mut self.inbox {
+            inbox.poll();
+        }
+    }
+
     /// Tells the peer that letters are looked for no more. What it has left stays to be taken: to be
     /// followed by a last look.
     pub fn stop_polling(&mut self) {

@@ -19,9 +19,10 @@ use super::sync::{Mutex, MutexGuard};
 use crate::error::Error;
 
 /// Objects that have to live until the outcome of a task has been loaded.
-pub type Keepalive = Box<dyn Any + Send + Sync>;
+pub type Keepalive = Arc<dyn Any + Send + Sync>;
 
 /// How a task ended.
+#[derive(Clone)]
 pub enum Outcome {
     /// The task returned this.
     Returned(Message),
@@ -48,14 +49,14 @@ impl fmt::Debug for Outcome {
 }
 
 /// The contents of an ERROR frame.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// The cause, a number of `schemas/frames.json`.
     pub cause: u64,
     /// The exception, encoded as the worker's program encodes values.
     pub message: Message,
     /// The text of its traceback.
-    pub traceback: Box<[u8]>,
+    pub traceback: Arc<[u8]>,
 }
 
 /// The progress that a task last reported.
@@ -112,6 +113,7 @@ pub struct Completion {
 
 struct Inner {
     phase: Phase,
+    is_cancelled: bool,
     outcome: Option<Outcome>,
     keepalive: Option<Keepalive>,
     progress: Option<Progress>,
@@ -133,6 +135,7 @@ impl Default for Completion {
         Self {
             inner: Mutex::new(Inner {
                 phase: Phase::Queued,
+                is_cancelled: false,
                 outcome: None,
                 keepalive: None,
                 progress: None,
@@ -173,8 +176,8 @@ impl Completion {
 
     /// Sets the outcome, unless it is set, and wakes the waiters. Returns whether it did.
     ///
-    /// `keepalive` stays until the completion is dropped or [`take_outcome`](Self::take_outcome) hands
-    /// it out, so that handles in the result stay valid until somebody has loaded them.
+    /// `keepalive` stays until the outcome is [discarded](Self::discard), so that handles in the result
+    /// stay valid until somebody has loaded them.
     pub fn finish(&self, outcome: Outcome, keepalive: Option<Keepalive>) -> bool {
         self.finish_if(|_| true, outcome, keepalive)
     }
@@ -197,6 +200,7 @@ impl Completion {
             return false;
         }
         inner.phase = Phase::Done;
+        inner.is_cancelled = matches!(outcome, Outcome::Cancelled);
         inner.outcome = Some(outcome);
         inner.keepalive = keepalive;
         let subscribers = std::mem::take(&mut inner.subscribers);
@@ -226,17 +230,41 @@ impl Completion {
         let woken = signal.wait(timeout);
         if woken != Woken::Set {
             let mut inner = self.inner();
-            let is_other = |it: &Subscriber| !matches!(it, Subscriber::Thread(it) if Arc::ptr_eq(it, &signal));
+            let is_other =
+                |it: &Subscriber| !matches!(it, Subscriber::Thread(it) if Arc::ptr_eq(it, &signal));
             inner.subscribers.retain(is_other);
         }
         woken
     }
 
-    /// Returns the outcome once, with the objects that it relies on.
-    pub fn take_outcome(&self) -> Option<(Outcome, Option<Keepalive>)> {
-        let mut inner = self.inner();
-        let outcome = inner.outcome.take()?;
-        Some((outcome, inner.keepalive.take()))
+    /// Returns whether the task was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.inner().is_cancelled
+    }
+
+    /// Returns the outcome and the object that it relies on, until they are [discarded](Self::discard).
+    ///
+    /// It stays here, so that whoever is interrupted while it loads the outcome can do so again.
+    pub fn outcome(&self) -> Option<(Outcome, Option<Keepalive>)> {
+        let inner = self.inner();
+        Some((inner.outcome.clone()?, inner.keepalive.clone()))
+    }
+
+    /// As [`outcome`](Self::outcome), without waiting for a lock that no thread of this process may hold:
+    /// for a forked child.
+    pub fn try_outcome(&self) -> Option<(Outcome, Option<Keepalive>)> {
+        let inner = self.inner.try_lock().ok()?;
+        Some((inner.outcome.clone()?, inner.keepalive.clone()))
+    }
+
+    /// Lets go of the outcome: somebody has loaded it.
+    pub fn discard(&self) {
+        let discarded = {
+            let mut inner = self.inner();
+            (inner.outcome.take(), inner.keepalive.take())
+        };
+        // Dropping these may run code of the user: not under the lock.
+        drop(discarded);
     }
 
     /// Returns what the task last reported.
@@ -269,7 +297,7 @@ mod tests {
     }
 
     fn byte(completion: &Completion) -> Option<u8> {
-        match completion.take_outcome()?.0 {
+        match completion.outcome()?.0 {
             Outcome::Returned(message) => Some(message.data[0]),
             _ => None,
         }
@@ -283,8 +311,9 @@ mod tests {
         assert!(!completion.finish(Outcome::Cancelled, None));
         assert!(!completion.start());
         assert_eq!(byte(&completion), Some(1));
-        assert!(completion.take_outcome().is_none());
-        assert!(completion.is_done());
+        completion.discard();
+        assert!(completion.outcome().is_none());
+        assert!(completion.is_done() && !completion.is_cancelled());
     }
 
     #[test]
@@ -301,7 +330,10 @@ mod tests {
     #[test]
     fn a_wait_ends_with_its_time_or_with_the_outcome() {
         let completion = Arc::new(Completion::default());
-        assert_eq!(completion.wait(Some(Duration::from_millis(1))), Woken::TimedOut);
+        assert_eq!(
+            completion.wait(Some(Duration::from_millis(1))),
+            Woken::TimedOut
+        );
         assert!(completion.inner().subscribers.is_empty());
         let other = Arc::clone(&completion);
         let waiter = thread::spawn(move || other.wait(None));
@@ -346,7 +378,7 @@ mod model {
             let other = Arc::clone(&completion);
             let worker = thread::spawn(move || other.finish(outcome(), None));
             assert_eq!(completion.wait(None), Woken::Set);
-            assert!(completion.take_outcome().is_some());
+            assert!(completion.outcome().is_some());
             assert!(worker.join().unwrap());
         });
     }
@@ -357,9 +389,8 @@ mod model {
         loom::model(|| {
             let completion = Arc::new(Completion::default());
             let dispatcher = Arc::clone(&completion);
-            let finished = thread::spawn(move || {
-                dispatcher.start() && dispatcher.finish(outcome(), None)
-            });
+            let finished =
+                thread::spawn(move || dispatcher.start() && dispatcher.finish(outcome(), None));
             let cancelled = completion.cancel_queued();
             let finished = finished.join().unwrap();
             assert!(finished != cancelled);

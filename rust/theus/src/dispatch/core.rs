@@ -15,10 +15,11 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 
 use super::completion::{Completion, Keepalive, Outcome};
 use super::event_queue::{Event, EventQueue};
-use super::inbound::Inbound;
+use super::inbound::{Inbound, Look};
+use super::poller::WAKE;
 use super::program::{ProgramId, Start};
-use super::scheduler::{Effects, State};
 use super::signal::Signal;
+use super::state::{Effects, State};
 use super::task::{StaleTask, Task};
 use super::worker_process::{Worker, WorkerKey};
 use crate::error::{Error, Result};
@@ -30,8 +31,6 @@ use crate::spawn::SignalMask;
 pub(super) const SPIN: Duration = Duration::from_micros(60);
 /// How many frames of a worker are acted on before the lock is released.
 const BATCH: usize = 128;
-/// The number of the wake-up counter among the epoll's descriptors.
-pub(super) const WAKE: u64 = u64::MAX;
 
 /// What the threads of an engine share.
 pub(super) struct Core {
@@ -40,7 +39,7 @@ pub(super) struct Core {
     pub(super) events: Arc<EventQueue>,
     pub(super) epoll: OwnedFd,
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
-    wake: OwnedFd,
+    pub(super) wake: OwnedFd,
     generation: u64,
     mask: SignalMask,
     state: Mutex<State>,
@@ -273,16 +272,19 @@ impl Core {
     pub(super) fn attend(self: &Arc<Self>, key: WorkerKey) {
         if let Some(inbound) = self.inbound(key) {
             let mut inbound = lock(&inbound);
-            self.drain(key, &mut inbound);
+            self.drain(key, &mut inbound, Look::Socket);
         }
     }
 
-    fn drain(self: &Arc<Self>, key: WorkerKey, inbound: &mut Inbound) {
+    fn drain(self: &Arc<Self>, key: WorkerKey, inbound: &mut Inbound, look: Look) {
         loop {
             let mut arrivals = Vec::new();
-            let taken = inbound.take(&self.session, BATCH, &mut arrivals);
+            let taken = inbound.take(&self.session, look, BATCH, &mut arrivals);
             let more = arrivals.len() == BATCH;
             let ended = taken.is_err();
+            if arrivals.is_empty() && !ended {
+                return;
+            }
             self.with_stale(|state, effects| {
                 state.apply(self, key, arrivals, effects);
                 if let Err(error) = taken {
@@ -322,7 +324,10 @@ impl Core {
                 None => return,
             }
         };
-        let broken = self.state().worker(key).is_none_or(|it| it.broken.is_some());
+        let broken = self
+            .state()
+            .worker(key)
+            .is_none_or(|it| it.broken.is_some());
         if !broken {
             self.attend(key);
         }
@@ -339,9 +344,43 @@ impl Core {
         let Ok(mut inbound) = inbound.try_lock() else {
             return;
         };
-        // What was left until the end has to be looked at: no event will tell of it.
         let _ = inbound.receiver.poll_page(SPIN);
-        self.drain(key, &mut inbound);
+        // What was left until the end has to be looked at: no event will tell of it. One will tell of
+        // what came by the socket.
+        self.drain(key, &mut inbound, Look::Here);
+    }
+
+    /// Submits a task and polls for its answer, if it is short and a worker that rests may have it.
+    ///
+    /// The worker is told that somebody polls before it is sent the task: a fast one would else answer
+    /// by the socket, and wake the thread of the engine.
+    pub(super) fn submit_polling(
+        self: &Arc<Self>,
+        task: Box<Task>,
+        submit: impl FnOnce(&Arc<Self>, Box<Task>) -> Result<()>,
+    ) -> Result<()> {
+        let id = task.spec.program;
+        let resting = self.state().programs[id.0].resting_for(&task, self.cores, SPIN);
+        let Some((key, inbound)) = resting else {
+            return submit(self, task);
+        };
+        let Ok(mut inbound) = inbound.try_lock() else {
+            return submit(self, task);
+        };
+        let completion = Arc::clone(&task.completion);
+        inbound.receiver.start_polling();
+        let submitted = submit(self, task);
+        if submitted.is_ok()
+            && self
+                .polled_for(id, &completion)
+                .is_some_and(|it| it.0 == key)
+        {
+            let _ = inbound.receiver.poll_page(SPIN);
+        } else {
+            inbound.receiver.stop_polling();
+        }
+        self.drain(key, &mut inbound, Look::Here);
+        submitted
     }
 
     fn polled_for(
@@ -368,42 +407,6 @@ impl Core {
         state.worker(key).map(|worker| Arc::clone(&worker.inbound))
     }
 
-    // --- descriptors ---
-
-    /// Wakes the thread of the engine, so that it looks at the state.
-    pub(super) fn wake(&self) {
-        // The counter cannot be full, and who reads it next sees all.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
-    pub(super) fn woke(&self) {
-        let mut count = [0; 8];
-        let _ = rustix::io::read(&self.wake, &mut count);
-    }
-
-    /// Waits for a worker's frames and its end from now on.
-    pub(super) fn watch(&self, worker: &Worker) {
-        let add = |file: BorrowedFd<'_>, which, flags| {
-            let data = epoll::EventData::new_u64(token(worker.key, which));
-            // Without room for one more the worker's deadline ends it.
-            let _ = epoll::add(&self.epoll, file, data, flags);
-        };
-        add(worker.socket(), Which::Socket, epoll::EventFlags::IN);
-        add(worker.pidfd(), Which::Process, epoll::EventFlags::IN);
-    }
-
-    pub(super) fn update_interest(&self, worker: &mut Worker) {
-        if let Some(flags) = worker.new_interest() {
-            let data = epoll::EventData::new_u64(token(worker.key, Which::Socket));
-            let _ = epoll::modify(&self.epoll, worker.socket(), data, flags);
-        }
-    }
-
-    pub(super) fn forget(&self, worker: &Worker) {
-        let _ = epoll::delete(&self.epoll, worker.socket());
-        let _ = epoll::delete(&self.epoll, worker.pidfd());
-    }
-
     pub(super) fn clear_slot(&self, slot: usize) {
         self.session.zone().budget().clear(slot);
     }
@@ -413,35 +416,6 @@ impl AsFd for Core {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
-}
-
-/// Which descriptor of a worker an event is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Which {
-    Socket,
-    Process,
-}
-
-const NUMBER_BITS: u32 = 44;
-
-fn token(key: WorkerKey, which: Which) -> u64 {
-    let process = u64::from(which == Which::Process);
-    (key.program.0 as u64) << (NUMBER_BITS + 1) | key.number << 1 | process
-}
-
-/// Returns the worker and the descriptor that an event is about.
-pub(super) fn of_token(token: u64) -> (WorkerKey, Which) {
-    let program = usize::try_from(token >> (NUMBER_BITS + 1)).unwrap_or(usize::MAX);
-    let key = WorkerKey {
-        program: ProgramId(program),
-        number: (token >> 1) & ((1 << NUMBER_BITS) - 1),
-    };
-    let which = if token & 1 == 1 {
-        Which::Process
-    } else {
-        Which::Socket
-    };
-    (key, which)
 }
 
 fn lock(inbound: &Mutex<Inbound>) -> MutexGuard<'_, Inbound> {

@@ -128,7 +128,10 @@ mod tests {
         let mut deadlines = Deadlines::default();
         let now = Instant::now();
         for seconds in [3, 1, 2] {
-            deadlines.push(now + Duration::from_secs(seconds), Due::Assign(ProgramId(0)));
+            deadlines.push(
+                now + Duration::from_secs(seconds),
+                Due::Assign(ProgramId(0)),
+            );
         }
         assert_eq!(deadlines.next(), Some(now + Duration::from_secs(1)));
         assert!(deadlines.take(now).is_none());

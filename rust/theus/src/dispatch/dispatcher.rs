@@ -11,9 +11,9 @@ use super::function::Function;
 use super::hello::Hello;
 use super::io_thread;
 use super::program::{Codec, Launch, ProgramId, ProgramSpec, stamp};
-use super::scheduler::closed;
 use super::signal::{Signal, Woken};
 use super::snapshot::Snapshot;
+use super::state::closed;
 use super::task::{Task, TaskSpec};
 use crate::error::{Error, Result};
 use crate::session::Session;
@@ -69,14 +69,9 @@ impl Dispatcher {
         }
     }
 
-    /// Returns whether workers of a program may still start.
-    pub fn may_start(&self, program: ProgramId) -> bool {
-        if self.core.is_foreign() {
-            return false;
-        }
-        let state = self.core.state();
-        let program = &state.programs[program.0];
-        program.workers.len() < program.spec.workers
+    /// Returns whether the next task of a program would have a worker started.
+    pub fn would_start(&self, program: ProgramId) -> bool {
+        !self.core.is_foreign() && self.core.state().programs[program.0].would_start()
     }
 
     /// Has the first worker of a program started, which has `time` to say hello. The completion tells
@@ -90,6 +85,7 @@ impl Dispatcher {
             if state.closed {
                 return Err(Error::EngineClosed);
             }
+            self.core.note_submitted();
             Ok(state.start_first(program, time, effects))
         })?;
         Ok(first)
@@ -135,12 +131,25 @@ impl Dispatcher {
         pids
     }
 
+    /// Returns how many bytes were sent to the workers that run now, and received from them.
+    pub fn traffic(&self) -> (u64, u64) {
+        if self.core.is_foreign() {
+            return (0, 0);
+        }
+        let state = self.core.state();
+        let workers = state.programs.iter().flat_map(|it| &it.workers);
+        let traffic = workers.map(super::worker_process::Worker::traffic);
+        traffic.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1))
+    }
+
     /// Returns how long a call of `function` takes, if that was measured.
     pub fn duration(&self, program: ProgramId, function: &Function) -> Option<Duration> {
         if self.core.is_foreign() {
             return None;
         }
-        self.core.state().programs[program.0].durations.get(function)
+        self.core.state().programs[program.0]
+            .durations
+            .get(function)
     }
 
     // --- tasks ---
@@ -152,21 +161,21 @@ impl Dispatcher {
     /// can be started. Nothing was submitted then.
     pub fn submit(&self, spec: TaskSpec) -> Result<Arc<Completion>> {
         self.prepare()?;
-        let core = &self.core;
         let task = Box::new(Task::new(spec));
         let completion = Arc::clone(&task.completion);
-        let refused = core.with_stale(|state, effects| {
-            if state.closed {
-                return Some(task);
-            }
-            core.note_submitted();
-            state.submit(core, task, effects);
-            None
-        });
-        match refused {
-            Some(_) => Err(Error::EngineClosed),
-            None => Ok(completion),
-        }
+        submit(&self.core, task).map(|()| completion)
+    }
+
+    /// Submits a task, and polls for its outcome for a moment if that is worth it: see
+    /// [`poll`](Self::poll). To be called without the GIL.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub fn submit_polling(&self, spec: TaskSpec) -> Result<Arc<Completion>> {
+        self.prepare()?;
+        let task = Box::new(Task::new(spec));
+        let completion = Arc::clone(&task.completion);
+        self.core.submit_polling(task, submit).map(|()| completion)
     }
 
     /// Polls for the outcome of a task for a moment, if that is worth it: the task was measured to be
@@ -179,7 +188,12 @@ impl Dispatcher {
 
     /// Cancels a task, unless it has ended: one that runs is stopped. With `only_queued`, a task that a
     /// worker has got goes on. Returns whether it is cancelled by this call.
-    pub fn cancel(&self, program: ProgramId, completion: &Arc<Completion>, only_queued: bool) -> bool {
+    pub fn cancel(
+        &self,
+        program: ProgramId,
+        completion: &Arc<Completion>,
+        only_queued: bool,
+    ) -> bool {
         if self.core.is_foreign() {
             return false;
         }
@@ -269,6 +283,11 @@ impl Dispatcher {
         self.core.is_foreign() || self.core.state().closed
     }
 
+    /// Returns whether this process was forked from the one whose workers these are.
+    pub fn is_foreign(&self) -> bool {
+        self.core.is_foreign()
+    }
+
     fn prepare(&self) -> Result<()> {
         self.core.check_owner()?;
         if !self.has_workers.load(Ordering::Relaxed) {
@@ -283,6 +302,19 @@ impl Drop for Dispatcher {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+fn submit(core: &Arc<Core>, task: Box<Task>) -> Result<()> {
+    let refused = core.with_stale(|state, effects| {
+        if state.closed {
+            return Some(task);
+        }
+        core.note_submitted();
+        state.submit(core, task, effects);
+        None
+    });
+    // Dropped here, as that may run code of the user.
+    refused.map_or(Ok(()), |_| Err(Error::EngineClosed))
 }
 
 /// The error of a task that the end of its engine ends.

@@ -49,11 +49,13 @@ fn divide(worker: &mut Worker, status: i32, broken: Option<Arc<Error>>) -> Settl
             task.aborted += 1;
         }
         let error = match &broken {
-            Some(broken) if place == 0 && (begun || task.aborted > 1) => Some(Error::WorkerBroken {
-                task: task.name().to_owned(),
-                pid,
-                source: Arc::clone(broken),
-            }),
+            Some(broken) if place == 0 && (begun || task.aborted > 1) => {
+                Some(Error::WorkerBroken {
+                    task: task.name().to_owned(),
+                    pid,
+                    source: Arc::clone(broken),
+                })
+            }
             _ if begun || task.aborted > MAX_ABORTED => {
                 let death = Death {
                     pid,
@@ -84,5 +86,8 @@ fn died(task: &mut Task, death: Death) -> Option<Error> {
     if retries > 0 {
         return Some(Error::PoisonTask { task: name, deaths });
     }
-    deaths.into_iter().next_back().map(|death| Error::WorkerDied { task: name, death })
+    deaths
+        .into_iter()
+        .next_back()
+        .map(|death| Error::WorkerDied { task: name, death })
 }

@@ -51,7 +51,12 @@ impl Function {
     /// The task of this name in a worker's program.
     pub fn by_name(name: &str, retries: u32) -> Self {
         let definition = serde_json::json!({ "name": name }).to_string();
-        Self::new(name.to_owned(), BY_NAME, definition.into_bytes().into(), retries)
+        Self::new(
+            name.to_owned(),
+            BY_NAME,
+            definition.into_bytes().into(),
+            retries,
+        )
     }
 
     /// The key under which durations are noted: the same for equal definitions.

@@ -36,7 +36,9 @@ impl Hello {
         let said: Value = serde_json::from_slice(data)
             .map_err(|error| wrong(format!("a worker's HELLO carries no JSON: {error}")))?;
         if !said.is_object() {
-            return Err(wrong(format!("a worker's HELLO carries an object, not {said}")));
+            return Err(wrong(format!(
+                "a worker's HELLO carries an object, not {said}"
+            )));
         }
         let hello = Self {
             language: text(&said, "language")?,

@@ -19,15 +19,8 @@ const LEVELS: [u64; 4] = [10, 20, 30, 40];
 #[derive(Debug)]
 pub(super) enum Arrival {
     Hello(Hello),
-    Log {
-        task: u64,
-        level: u64,
-        text: String,
-    },
-    Progress {
-        task: u64,
-        progress: Progress,
-    },
+    Log { task: u64, level: u64, text: String },
+    Progress { task: u64, progress: Progress },
     Answer(Answer),
 }
 
@@ -39,6 +32,15 @@ pub(super) struct Answer {
     pub(super) outcome: std::result::Result<Message, Failure>,
     /// Why one of its outputs could not be taken over.
     pub(super) refused: Option<Error>,
+}
+
+/// Where frames are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Also in the socket, by a system call.
+    Socket,
+    /// In the page, and in what a system call has brought before.
+    Here,
 }
 
 /// The receiving half of a worker's channel. Whoever has it locked reads the worker's frames and acts
@@ -63,17 +65,21 @@ impl Inbound {
         }
     }
 
-    /// Takes the frames that have arrived, up to `most`. Returns the error that ends the channel, if
-    /// there is one behind them.
+    /// Takes the frames that have arrived, up to `most`; without a system call, those that are here.
+    /// Returns the error that ends the channel, if there is one behind them.
     pub(super) fn take(
         &mut self,
         session: &Session,
+        look: Look,
         most: usize,
         arrivals: &mut Vec<Arrival>,
     ) -> Result<()> {
         while arrivals.len() < most {
-            // The frame borrows from the receiver, and so do the descriptors that go with it.
-            let Some(frame) = self.receiver.try_recv()? else {
+            let frame = match look {
+                Look::Socket => self.receiver.try_recv()?,
+                Look::Here => self.receiver.buffered()?,
+            };
+            let Some(frame) = frame else {
                 return Ok(());
             };
             let (kind, owned) = (frame.kind(), Owned::of(&frame));
@@ -103,7 +109,7 @@ impl Inbound {
         } = owned;
         let field = |place: usize| fields.get(place).copied().unwrap_or_default();
         let mut attachments = attachments.into_iter();
-        let mut attachment = || attachments.next().unwrap_or_default();
+        let mut attachment = || attachments.next().unwrap_or_else(|| Arc::from([]));
         Ok(match kind {
             Kind::Hello => Arrival::Hello(Hello::parse(&attachment())?),
             Kind::Log if !LEVELS.contains(&field(1)) => {
@@ -148,7 +154,7 @@ impl Inbound {
     fn answer(
         &mut self,
         fields: &[u64],
-        data: Box<[u8]>,
+        data: Arc<[u8]>,
         outcome: impl FnOnce(Message) -> std::result::Result<Message, Failure>,
     ) -> Answer {
         let message = Message {
@@ -168,14 +174,14 @@ impl Inbound {
 /// The parts of a frame.
 struct Owned {
     fields: Vec<u64>,
-    attachments: Vec<Box<[u8]>>,
+    attachments: Vec<Arc<[u8]>>,
 }
 
 impl Owned {
     fn of(frame: &Frame<'_>) -> Self {
         Self {
             fields: frame.fields().collect(),
-            attachments: frame.attachments().map(Box::from).collect(),
+            attachments: frame.attachments().map(Arc::from).collect(),
         }
     }
 }

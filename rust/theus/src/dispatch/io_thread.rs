@@ -13,7 +13,8 @@ use std::time::Instant;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::core::{Core, WAKE, Which, of_token};
+use super::core::Core;
+use super::poller::{WAKE, Which, of_token};
 use crate::error::Result;
 use crate::os::failed;
 use crate::spawn::block_signals;
@@ -39,7 +40,11 @@ pub(super) fn ensure(core: &Arc<Core>) -> Result<()> {
 
 /// Waits for the thread to end, if it was started.
 pub(super) fn join(core: &Core) {
-    let thread = core.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let thread = core
+        .thread
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     if let Some(thread) = thread {
         // It panics only by a mistake, which it has printed.
         let _ = thread.join();
@@ -72,7 +77,10 @@ fn wait(core: &Arc<Core>, until: Option<Instant>) {
         Err(Errno::INTR) => return,
         Err(errno) => {
             // The descriptor was closed by somebody else's mistake: no worker can be heard any more.
-            eprintln!("theus: the engine's thread ends: {}", io::Error::from(errno));
+            eprintln!(
+                "theus: the engine's thread ends: {}",
+                io::Error::from(errno)
+            );
             thread::park();
             return;
         }
@@ -91,7 +99,9 @@ fn wait(core: &Arc<Core>, until: Option<Instant>) {
                 if flags.contains(epoll::EventFlags::OUT) {
                     core.write_more(key);
                 }
-                if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
+                if flags.intersects(
+                    epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR,
+                ) {
                     core.attend(key);
                 }
             }

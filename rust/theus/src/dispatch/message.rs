@@ -6,10 +6,10 @@ use crate::segment::Segment;
 use crate::transient::Transient;
 
 /// An encoded value: a pickle or a plain value, with what it refers to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Message {
     /// The encoding, if it is small; empty if it lies in `parts`.
-    pub data: Box<[u8]>,
+    pub data: Arc<[u8]>,
     /// The encoding and its large buffers, if there are any.
     pub parts: Option<Arc<Transient>>,
     /// The outputs of the task that the value refers to, in the order of their numbers.
@@ -18,10 +18,17 @@ pub struct Message {
 
 impl Message {
     /// A message of these bytes alone.
-    pub fn inline(data: impl Into<Box<[u8]>>) -> Self {
+    pub fn inline(data: impl Into<Arc<[u8]>>) -> Self {
         Self {
             data: data.into(),
-            ..Self::default()
+            parts: None,
+            outputs: Vec::new(),
         }
+    }
+}
+
+impl Default for Message {
+    fn default() -> Self {
+        Self::inline([])
     }
 }

@@ -33,6 +33,7 @@ mod change_log;
 mod channel;
 #[cfg(feature = "engine")]
 mod completion;
+mod control;
 #[cfg(feature = "engine")]
 mod core;
 #[cfg(feature = "engine")]
@@ -45,45 +46,54 @@ mod durations;
 mod event_queue;
 #[cfg(feature = "engine")]
 mod failures;
+mod frame;
 #[cfg(feature = "engine")]
 mod function;
 #[cfg(feature = "engine")]
 mod hello;
 #[cfg(feature = "engine")]
 mod inbound;
+mod incoming;
 #[cfg(feature = "engine")]
 mod io_thread;
+mod kind;
 #[cfg(feature = "engine")]
 mod loop_queue;
+mod mail;
 #[cfg(feature = "engine")]
 mod message;
+mod outgoing;
+mod pace;
+#[cfg(feature = "engine")]
+mod poller;
+#[cfg(feature = "engine")]
+mod pool;
 #[cfg(feature = "engine")]
 mod program;
+#[cfg(feature = "engine")]
+mod replies;
 #[cfg(feature = "engine")]
 mod scheduler;
 #[cfg(feature = "engine")]
 mod signal;
 #[cfg(feature = "engine")]
 mod snapshot;
+mod socket;
+#[cfg(feature = "engine")]
+mod state;
 #[cfg(feature = "engine")]
 mod sync;
 #[cfg(feature = "engine")]
 mod task;
-#[cfg(feature = "engine")]
-mod wire;
-#[cfg(feature = "engine")]
-mod worker_process;
-mod control;
-mod frame;
-mod incoming;
-mod kind;
-mod mail;
-mod outgoing;
-mod pace;
-mod socket;
 #[cfg(test)]
 mod testing;
 mod watch;
+#[cfg(feature = "engine")]
+mod wire;
+#[cfg(feature = "engine")]
+mod worker_lives;
+#[cfg(feature = "engine")]
+mod worker_process;
 
 pub use channel::{Channel, Receiver, Sender, Side};
 pub use control::Control;

@@ -29,6 +29,8 @@ const THREAD_VARIABLES: [&str; 6] = [
     "NUMEXPR_NUM_THREADS",
 ];
 const RAYON: &str = "RAYON_NUM_THREADS";
+/// What a start fails with on a machine that has no room for now.
+const LACKING: [i32; 4] = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EAGAIN];
 const REPLACED: &str = "it was replaced since it was started first, and the workers of an engine run one program: \
                         make a new engine for the new one";
 
@@ -67,6 +69,10 @@ pub struct ProgramSpec {
     pub pinned: bool,
     /// How many workers at most.
     pub workers: usize,
+    /// How long a worker has to say hello.
+    pub start_time: Duration,
+    /// How long a worker has to end when it is replaced.
+    pub exit_time: Duration,
     /// How many threads the libraries of each worker may use.
     pub threads: usize,
     /// After how many tasks a worker is replaced.
@@ -148,10 +154,17 @@ impl Start {
         };
         spawn.start().map_err(|error| {
             let reason = self.spec.pinned.then(|| refusal(program, &error)).flatten();
-            reason.map_or_else(
-                || failed("starting a worker", error),
-                |reason| not_a_worker(program, reason),
-            )
+            if let Some(reason) = reason {
+                return not_a_worker(program, reason);
+            }
+            match error.raw_os_error() {
+                // The machine has no room: what to do about it does not depend on the program.
+                Some(code) if LACKING.contains(&code) => failed("starting a worker", error),
+                _ => Error::ProgramStart {
+                    program: program.clone(),
+                    source: error,
+                },
+            }
         })
     }
 
@@ -179,7 +192,10 @@ pub(super) fn greet(spec: &ProgramSpec, known: Option<&Hello>, hello: &Hello) ->
         )),
         Codec::Plain if !hello.can(PLAIN) => Err(not_a_worker(
             program,
-            format!("it is a worker ({}), but takes no plain values", hello.library),
+            format!(
+                "it is a worker ({}), but takes no plain values",
+                hello.library
+            ),
         )),
         Codec::Plain if hello.tasks.is_empty() && !hello.can(PICKLE) => Err(not_a_worker(
             program,
@@ -302,7 +318,7 @@ fn not_a_worker(program: &Path, reason: impl Into<String>) -> Error {
 fn refusal(program: &Path, error: &io::Error) -> Option<String> {
     let code = error.raw_os_error()?;
     Some(match code {
-        libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EAGAIN => return None,
+        code if LACKING.contains(&code) => return None,
         libc::ENOENT | libc::ENOTDIR if program.exists() => {
             "the interpreter that its #! line names does not exist".to_owned()
         }
@@ -322,6 +338,10 @@ fn refusal(program: &Path, error: &io::Error) -> Option<String> {
         libc::EACCES => "it may not be executed: chmod +x it, if it is a program".to_owned(),
         libc::ENOEXEC => "it is no program for this machine, and has no #! line".to_owned(),
         libc::ETXTBSY => "it is still being written: wait until the build has ended".to_owned(),
-        _ => error.to_string(),
+        _ => {
+            let text = error.to_string();
+            let text = text.split(" (os error").next();
+            text.unwrap_or_default().to_owned()
+        }
     })
 }

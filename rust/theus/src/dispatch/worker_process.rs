@@ -22,7 +22,7 @@ use super::message::Message;
 use super::program::{Codec, Inherited, ProgramId, Start};
 use super::snapshot::Snapshot;
 use super::task::{Setup, Task};
-use super::wire::{Channel, Control, Kind, Sender, Side};
+use super::wire::{Channel, Control, Kind, Sender, Side, Traffic};
 use crate::error::{Error, Result};
 use crate::os::failed;
 use crate::session::Session;
@@ -32,8 +32,6 @@ use crate::spawn::{above_standard_streams, standard_error};
 const MAX_FUNCTIONS: usize = 256;
 /// A frame counts its fields in 16 bits.
 const MAX_FIELDS: usize = 65_535;
-/// How long a worker has to end after it was asked to.
-pub(super) const EXIT: Duration = Duration::from_secs(5);
 const TRACE_BYTES: u64 = 1 << 20;
 const SHOWN_BYTES: usize = 8192;
 
@@ -94,6 +92,7 @@ pub(super) struct Worker {
     pidfd: OwnedFd,
     trace: File,
     sender: Sender,
+    traffic: Arc<Traffic>,
     codec: Codec,
     interest: epoll::EventFlags,
     setup: Option<Arc<Setup>>,
@@ -142,6 +141,7 @@ impl Worker {
             key,
             state: WorkerState::Starting,
             queue: VecDeque::new(),
+            traffic: channel.traffic(),
             inbound: Arc::new(Mutex::new(Inbound::new(channel.receiver, start.slot))),
             control,
             pid,
@@ -180,7 +180,10 @@ impl Worker {
 
     /// Sends a task, and before it what it refers to that is new to the worker. The task is in the
     /// queue unless there is an error. [`flush`](Self::flush) has to follow.
-    pub(super) fn send(&mut self, task: Box<Task>) -> std::result::Result<(), (SendError, Box<Task>)> {
+    pub(super) fn send(
+        &mut self,
+        task: Box<Task>,
+    ) -> std::result::Result<(), (SendError, Box<Task>)> {
         match self.write(&task) {
             Ok(()) => {
                 self.queue.push_back(task);
@@ -196,7 +199,10 @@ impl Worker {
     fn write(&mut self, task: &Task) -> Result<()> {
         let spec = &task.spec;
         if let Some(setup) = &spec.setup
-            && self.setup.as_ref().is_none_or(|known| !Arc::ptr_eq(known, setup))
+            && self
+                .setup
+                .as_ref()
+                .is_none_or(|known| !Arc::ptr_eq(known, setup))
         {
             self.frame(Kind::Setup, &[], &[&setup.0])?;
             self.setup = Some(Arc::clone(setup));
@@ -273,11 +279,13 @@ impl Worker {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         loop {
             return match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
-                Ok(Some(status)) => Some(match (status.exit_status(), status.terminating_signal()) {
-                    (Some(code), _) => code,
-                    (_, Some(signal)) => -signal,
-                    _ => 0,
-                }),
+                Ok(Some(status)) => {
+                    Some(match (status.exit_status(), status.terminating_signal()) {
+                        (Some(code), _) => code,
+                        (_, Some(signal)) => -signal,
+                        _ => 0,
+                    })
+                }
                 Ok(None) => None,
                 Err(Errno::INTR) => continue,
                 // Somebody waits for every child of this process.
@@ -289,7 +297,10 @@ impl Worker {
     /// Lets go of a large function after its last task: the task that has just ended was one of it.
     pub(super) fn forget_parts(&mut self, function: &Arc<Function>) {
         if function.parts.is_some()
-            && self.queue.iter().all(|task| !Arc::ptr_eq(&task.spec.function, function))
+            && self
+                .queue
+                .iter()
+                .all(|task| !Arc::ptr_eq(&task.spec.function, function))
         {
             // One that has just died needs no telling.
             let _ = self.forget_function(&FunctionKey(Arc::clone(function)));
@@ -310,11 +321,21 @@ impl Worker {
     pub(super) fn anonymous_bytes(&self) -> u64 {
         let path = format!("/proc/{}/statm", self.pid.as_raw_nonzero());
         let text = std::fs::read_to_string(path).unwrap_or_default();
-        let pages: Vec<u64> = text.split(' ').map_while(|it| it.trim().parse().ok()).collect();
+        let pages: Vec<u64> = text
+            .split(' ')
+            .map_while(|it| it.trim().parse().ok())
+            .collect();
         match pages[..] {
-            [_, resident, shared, ..] => resident.saturating_sub(shared) * rustix::param::page_size() as u64,
+            [_, resident, shared, ..] => {
+                resident.saturating_sub(shared) * rustix::param::page_size() as u64
+            }
             _ => 0,
         }
+    }
+
+    /// Returns how many bytes were sent to it and received from it.
+    pub(super) fn traffic(&self) -> (u64, u64) {
+        (self.traffic.sent_bytes(), self.traffic.received_bytes())
     }
 
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
@@ -342,7 +363,9 @@ impl Worker {
     }
 
     fn frame(&mut self, kind: Kind, fields: &[u64], attachments: &[&[u8]]) -> Result<()> {
-        self.sender.send_copying(kind, fields, attachments).map(drop)
+        self.sender
+            .send_copying(kind, fields, attachments)
+            .map(drop)
     }
 
     fn write_parts(&mut self, message: &Message) -> Result<()> {
@@ -355,10 +378,17 @@ impl Worker {
 
     fn write_state(&mut self, snapshot: &Arc<Snapshot>) -> Result<()> {
         let version = snapshot.version();
-        if self.snapshots.iter().any(|known| known.version() == version) {
+        if self
+            .snapshots
+            .iter()
+            .any(|known| known.version() == version)
+        {
             return Ok(());
         }
-        let older = self.snapshots.iter().filter(|known| known.version() < version);
+        let older = self
+            .snapshots
+            .iter()
+            .filter(|known| known.version() < version);
         let base = older.max_by_key(|known| known.version());
         let base = base.or_else(|| self.snapshots.iter().min_by_key(|known| known.version()));
         let frame = snapshot.frame(base.map(|base| &**base));
@@ -379,7 +409,11 @@ impl Worker {
         }
         self.frame(Kind::State, &[version], &attachments)?;
         // Only now: the state may have been told by its difference from one of these.
-        let in_flight: Vec<u64> = self.queue.iter().map(|task| task.spec.snapshot.version()).collect();
+        let in_flight: Vec<u64> = self
+            .queue
+            .iter()
+            .map(|task| task.spec.snapshot.version())
+            .collect();
         let known = std::mem::take(&mut self.snapshots);
         for known in known {
             if in_flight.contains(&known.version()) {
@@ -407,7 +441,11 @@ impl Worker {
             };
             self.write_parts(&message)?;
         }
-        self.frame(Kind::Function, &[used, function.form], &[&function.definition])?;
+        self.frame(
+            Kind::Function,
+            &[used, function.form],
+            &[&function.definition],
+        )?;
         // The key keeps the function, and so what its definition refers to.
         self.functions.insert(key, Known { number: used, used });
         if self.functions.len() > MAX_FUNCTIONS {

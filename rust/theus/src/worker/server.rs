@@ -88,7 +88,7 @@ fn follow(launch: Launch, register: impl FnOnce(&mut Registry)) -> Result<()> {
     let hello = Hello {
         language: "rust",
         library: concat!("theus ", env!("CARGO_PKG_VERSION")),
-        capabilities: ["plain", "items"],
+        capabilities: ["plain", "items", "recall"],
         tasks: registry.names().collect(),
     };
     let hello = serde_json::to_vec(&hello).unwrap_or_default();
@@ -138,7 +138,7 @@ fn leave(why: &str, error: &Error) -> ! {
 struct Hello<'a> {
     language: &'static str,
     library: &'static str,
-    capabilities: [&'static str; 2],
+    capabilities: [&'static str; 3],
     tasks: Vec<&'a str>,
 }
 

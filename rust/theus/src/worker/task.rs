@@ -97,6 +97,10 @@ impl Task<'_> {
             scope: scope.clone(),
         };
         context.check_cancelled()?;
+        if self.shared.control.recalled() >= scope.task() {
+            // The owner has given it to another worker.
+            return Err(TaskError::stopped());
+        }
         self.panics.catch(|| task(&context))
     }
 
