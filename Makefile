@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 RUST_SOURCES := $(shell find rust examples/native-worker -name '*.rs' -o -name Cargo.toml) Cargo.toml Cargo.lock
+PACKAGE := $(shell find python/theus -name '*.py')
 PYTHON_FILES := python tests benches examples
 # pyo3's build script runs this interpreter, so that no other one on the PATH is taken.
 export PYO3_PYTHON := $(BIN)/python
@@ -32,11 +33,11 @@ build: $(VENV)/.built ## build the package and install it, with all it needs, in
 
 # The same package with the steps at which the tests of crashes have it killed.
 KILLED := $(TARGET)/kill-points/theus
-$(KILLED)/.built: $(VENV)/.created $(RUST_SOURCES) $(wildcard python/theus/*.py)
+$(KILLED)/.built: $(VENV)/.created $(RUST_SOURCES) $(PACKAGE)
 	cargo build --quiet --release --package theus --package theus-python --features theus-python/kill-points
-	mkdir -p $(KILLED)
+	rm -rf $(KILLED) && mkdir -p $(KILLED)
 	cp $(TARGET)/release/lib_theus.so $(KILLED)/_theus.abi3.so
-	cp python/theus/*.py $(KILLED)/
+	cd python/theus && cp --parents $(PACKAGE:python/theus/%=%) $(KILLED)/
 	touch $@
 
 kill-points: $(KILLED)/.built ## the package that the tests of crashes kill
@@ -155,7 +156,7 @@ $(BENCH_ENV)/.created: $(VENV)/.created benches/requirements.txt
 	$(BENCH_ENV)/bin/python -m pip install --quiet --requirement benches/requirements.txt
 	touch $@
 
-$(BENCH_ENV)/.built: $(BENCH_ENV)/.created $(VENV)/.built $(wildcard python/theus/*.py)
+$(BENCH_ENV)/.built: $(BENCH_ENV)/.created $(VENV)/.built $(PACKAGE)
 	rm -rf $(TARGET)/bench-wheel
 	$(BIN)/maturin build --quiet --release --out $(TARGET)/bench-wheel
 	$(BENCH_ENV)/bin/python -m pip install --quiet --no-deps --force-reinstall $(TARGET)/bench-wheel/*.whl

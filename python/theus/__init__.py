@@ -19,11 +19,7 @@ from typing import TYPE_CHECKING, Any
 from theus._theus import __version__
 
 if TYPE_CHECKING:
-    from theus.array import ShmArray
-    from theus.context import ParallelContext, ProcessContext
-    from theus.contracts import process
-    from theus.copies import CopyRecord, copy_report, zero_copy
-    from theus.engine import TheusEngine
+    from theus.engine.engine import TheusEngine
     from theus.errors import (
         CopyRequiredError,
         CorruptSegmentError,
@@ -53,10 +49,15 @@ if TYPE_CHECKING:
         WorkerDiedError,
         WorkerStartError,
     )
-    from theus.native_tasks import NativeTask, Progress, TaskInfo, native
-    from theus.segments import SessionInfo, sessions, sweep
-    from theus.segments import open_segment as open  # noqa: A004 - read as theus.open
-    from theus.state import State
+    from theus.heavy.array import ShmArray
+    from theus.heavy.copies import CopyRecord, copy_report, zero_copy
+    from theus.heavy.sessions import SessionInfo, sessions, sweep
+    from theus.heavy.sessions import open_segment as open  # noqa: A004 - read as theus.open
+    from theus.state.snapshot import State
+    from theus.tasks.context import ProcessContext
+    from theus.tasks.contract import process
+    from theus.tasks.native import NativeTask, Progress, TaskInfo, native
+    from theus.worker.context import ParallelContext
 
 __all__ = [
     "CopyRecord",
@@ -109,7 +110,7 @@ __all__ = [
 # Where each lies. A module is imported when something of it is first asked for: a worker, which is
 # started by way of this package too, needs few of them.
 _PLACES = {
-    "CopyRecord": "copies",
+    "CopyRecord": "heavy.copies",
     "CopyRequiredError": "errors",
     "CorruptSegmentError": "errors",
     "DescriptorLimitError": "errors",
@@ -118,41 +119,41 @@ _PLACES = {
     "MappingLimitError": "errors",
     "NativeInputError": "errors",
     "NativePanicError": "errors",
-    "NativeTask": "native_tasks",
+    "NativeTask": "tasks.native",
     "NativeTaskError": "errors",
     "NativeTaskNotFoundError": "errors",
     "NativeTypeError": "errors",
     "NativeWorkerError": "errors",
     "NotPlainError": "errors",
-    "ParallelContext": "context",
+    "ParallelContext": "worker.context",
     "PoisonTaskError": "errors",
-    "ProcessContext": "context",
-    "Progress": "native_tasks",
+    "ProcessContext": "tasks.context",
+    "Progress": "tasks.native",
     "ProtocolError": "errors",
     "RemoteError": "errors",
     "SegmentNotFoundError": "errors",
     "SessionClosedError": "errors",
-    "SessionInfo": "segments",
-    "ShmArray": "array",
+    "SessionInfo": "heavy.sessions",
+    "ShmArray": "heavy.array",
     "SpillDirectoryError": "errors",
     "StaleSegmentError": "errors",
-    "State": "state",
+    "State": "state.snapshot",
     "StateConflictError": "errors",
-    "TaskInfo": "native_tasks",
-    "TheusEngine": "engine",
+    "TaskInfo": "tasks.native",
+    "TheusEngine": "engine.engine",
     "TheusError": "errors",
     "UnpicklableError": "errors",
     "UnpublishedError": "errors",
     "UnsupportedDtypeError": "errors",
     "WorkerDiedError": "errors",
     "WorkerStartError": "errors",
-    "copy_report": "copies",
-    "native": "native_tasks",
-    "open": "segments.open_segment",
-    "process": "contracts",
-    "sessions": "segments",
-    "sweep": "segments",
-    "zero_copy": "copies",
+    "copy_report": "heavy.copies",
+    "native": "tasks.native",
+    "open": "heavy.sessions:open_segment",
+    "process": "tasks.contract",
+    "sessions": "heavy.sessions",
+    "sweep": "heavy.sessions",
+    "zero_copy": "heavy.copies",
 }
 
 
@@ -161,7 +162,7 @@ def __getattr__(name: str) -> Any:
     if place is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    module, _, attribute = place.partition(".")
+    module, _, attribute = place.partition(":")
     value = getattr(import_module(f"{__name__}.{module}"), attribute or name)
     globals()[name] = value
     return value

@@ -2,7 +2,7 @@
 
 import sys
 
-from theus.cli import main
+from theus.cli.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

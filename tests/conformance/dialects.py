@@ -14,8 +14,10 @@ import numpy as np
 
 import tasks
 import theus
-from theus import _theus, wire
-from theus.table import view_arrow
+from theus import _theus
+from theus.heavy.tables import view_arrow
+from theus.serialize.message import Message
+from theus.serialize.unpickler import loads
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
@@ -82,7 +84,7 @@ class Pickles:
         return pickle.dumps(value)
 
     def result(self, data, outputs=()):
-        return wire.loads(wire.Message(data, outputs=outputs))
+        return loads(Message(data, outputs=outputs))
 
     def error(self, data):
         """Return the type and the text of what an ERROR frame describes."""

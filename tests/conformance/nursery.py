@@ -16,7 +16,8 @@ import sys
 import termios
 import time
 
-from theus import _theus, _worker
+from theus import _theus
+from theus.worker import loop
 
 SENDS_S = 10
 ENDS_S = 20
@@ -31,7 +32,7 @@ def become_worker(command, launch):
         os.environ["THEUS_WORKER"] = json.dumps(launch)
         os.execv(command[0], command)  # noqa: S606 - it becomes the worker
     try:
-        _worker.main(launch)
+        loop.main(launch)
     except SystemExit as leaving:
         print(leaving.code, file=sys.stderr, flush=True)
         os._exit(1)

@@ -17,7 +17,7 @@ from hypothesis import given
 from values import MANY, PLAIN
 
 import theus
-from theus.array import handle_of
+from theus.heavy.array import handle_of
 
 DEADLINE_S = 30
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"

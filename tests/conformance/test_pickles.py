@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 import tasks
-from theus import _theus, functions, wire
+from theus import _theus
+from theus.serialize import functions
+from theus.serialize.message import Message
+from theus.serialize.pickler import dumps
+from theus.serialize.unpickler import loads
 
 pytestmark = pytest.mark.needs("pickle")
 
@@ -75,7 +79,7 @@ def test_every_key_of_setup_is_optional(ready):
 
 
 def test_a_function_goes_by_reference_and_is_refused_if_it_is_other_code(ready, send):
-    references = functions.References(lambda name: None, None)
+    references = functions.References(lambda name: None, None, lambda function: 0)
     definition = references.of(tasks.echo).definition
     inputs = pickle.dumps({"value": [1, "ä"]})
     assert ready.result(send(definition, inputs, form=BY_REFERENCE, call=0)) == [1, "ä"]
@@ -91,7 +95,7 @@ def test_a_function_goes_by_value_with_what_it_refers_to(ready, send):
         raise AssertionError(f"there is no segment {name}")
 
     weights = np.arange(1_000_000.0)
-    message = wire.dumps(lambda: float(weights.sum()), promise, label="function")
+    message = dumps(lambda: float(weights.sum()), promise, label="function")
     assert message.parts is not None
     definition = pickle.dumps(({}, b""))
     frame = send(definition, arguments(), form=BY_PARTS, parts=message.parts)
@@ -100,14 +104,14 @@ def test_a_function_goes_by_value_with_what_it_refers_to(ready, send):
 
 def test_large_values_go_and_come_by_parts(ready, send):
     values = np.arange(1_000_000.0)
-    message = wire.dumps(((values,), {}), lambda name: None, label="inputs")
+    message = dumps(((values,), {}), lambda name: None, label="inputs")
     assert message.data == b""
     kind, fields, _ = send(by_value(np.square), b"", input_parts=message.parts)
     assert kind == _theus.KIND_PARTS
     parts = ready.channel.take_parts(fields)
     frame = ready.receive()
     assert frame.kind == _theus.KIND_RESULT
-    squares = wire.loads(wire.Message(frame.attachments[0], parts))
+    squares = loads(Message(frame.attachments[0], parts))
     np.testing.assert_array_equal(squares, values**2)
 
 

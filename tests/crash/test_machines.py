@@ -252,7 +252,7 @@ def wall_clocks(path):
 
 
 def test_nothing_waits_by_the_wall_clock():
-    modules = list((ROOT / "python" / "theus").glob("*.py"))
+    modules = list((ROOT / "python" / "theus").rglob("*.py"))
     sources = {path: path.read_text() for path in (ROOT / "rust").glob("*/src/**/*.rs")}
     assert len(modules) > 20
     assert len(sources) > 30

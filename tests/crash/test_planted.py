@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import theus
-from theus.cli import main
+from theus.cli.app import main
 
 SHARED = Path("/dev/shm")
 NOBODY = 65534
@@ -244,7 +244,7 @@ def test_an_engine_starts_without_a_directory_for_temporary_files(tmp_path):
 
 STRANGER = """
 import os, signal, sys
-import numpy as np, pyarrow, theus, theus.cli
+import numpy as np, pyarrow, theus, theus.cli.app
 os.setgroups([]), os.setgid({user}), os.setuid({user})
 def reads(path):
     for look in (theus.open, lambda path: os.close(os.open(path, os.O_RDONLY))):

@@ -129,7 +129,9 @@ def worker(point, hit, spill, *, from_start=False):
                 lambda: engine.submit(spilled).result(DEADLINE_S) if spill else None,
             ]
             passed = engine.submit(hits).result(DEADLINE_S)  # before it is armed
-        (started,) = engine.worker_pids
+        while not (started := engine.worker_pids):  # the engine's own thread starts it
+            time.sleep(0.001)
+        (started,) = started
         for task in tasks:
             try:
                 found = task()

@@ -13,10 +13,12 @@ import sys
 
 import atheris
 
+from theus.serialize.unpickler import attach_with
+
 with atheris.instrument_imports(include=["theus"]):
-    from theus import _theus, wire
-    from theus._worker import Worker
+    from theus import _theus
     from theus.errors import ProtocolError, TheusError
+    from theus.worker.loop import Worker
 
 CALL = pickle.dumps(((), {}), 5)
 PICKLES = [
@@ -104,7 +106,7 @@ def main():
     control, control_fd = _theus.Control.create()
     os.close(control_fd)
     null = os.open(os.devnull, os.O_RDONLY)
-    wire.attach_with(refuse)
+    attach_with(refuse)
     # One for all: a worker's loop is not freed before its process ends.
     zone = _theus.Zone.from_fd(session.budget_fd(), 1, session.id)
     atheris.Setup(sys.argv, lambda given: run(zone, control, null, given))

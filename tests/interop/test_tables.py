@@ -15,8 +15,8 @@ from arrow_samples import ROWS, as_stored, samples
 import theus
 from memory import peak_of
 from theus import TheusEngine
-from theus.cli import main
-from theus.inspection import inspect
+from theus.cli.app import main
+from theus.cli.inspection import inspect
 
 SAMPLES = samples()
 SHAPES = {

@@ -17,7 +17,9 @@ import pytest
 import scipy.sparse
 
 from memory import anonymous
-from theus import TheusEngine, wire
+from theus import TheusEngine
+from theus.serialize.pickler import dumps
+from theus.serialize.unpickler import loads
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "what-travels.md"
 SIZES = {"1 KiB": 1 << 10, "1 MiB": 1 << 20, "64 MiB": 64 << 20}
@@ -83,9 +85,9 @@ def measured(action):
 
 
 def row(engine, value, size):
-    message, _, made = measured(lambda: wire.dumps(value, engine._heavy.pin, label="value"))
+    message, _, made = measured(lambda: dumps(value, engine._heavy.pin, label="value"))
     moved = 0 if message.parts is None else len(message.parts)
-    back, kept, _ = measured(lambda: wire.loads(message))
+    back, kept, _ = measured(lambda: loads(message))
     del back
     route = "one segment" if moved else ("by handle" if message.pins else "inline")
     return {

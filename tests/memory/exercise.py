@@ -11,9 +11,12 @@ import numpy as np
 import pyarrow as pa
 
 import theus
-from theus import _theus, wire
+from theus import _theus
 from theus._theus import Channel, Control, Session, Zone
-from theus._worker import Worker
+from theus.serialize.message import Message
+from theus.serialize.pickler import dumps
+from theus.serialize.unpickler import loads
+from theus.worker.loop import Worker
 
 ITEMS = 50_000
 
@@ -65,9 +68,9 @@ def own(session, channel, outcomes):
     channel.recv(0.0)  # it says hello
     channel.send_blocking(_theus.KIND_STATE, (1,), (b"[]", b"[]"))
     for number, (function, inputs) in enumerate([(make, {"factor": 2.0}), (fail, {})], 1):
-        definition = pickle.dumps(({}, wire.dumps(function, lambda _: None, label="f").data))
+        definition = pickle.dumps(({}, dumps(function, lambda _: None, label="f").data))
         channel.send_blocking(_theus.KIND_FUNCTION, (number, 1), (definition,))
-        message = wire.dumps(inputs, lambda _: None, label="inputs")
+        message = dumps(inputs, lambda _: None, label="inputs")
         task = (number, 1, number, 0)
         channel.send_blocking(_theus.KIND_TASK, task, (message.data,))
         parts, outputs, kind = None, [], 0
@@ -77,7 +80,7 @@ def own(session, channel, outcomes):
                 parts = channel.take_parts(fields)
             elif kind == _theus.KIND_OUTPUT:
                 outputs.append(session.adopt(channel, 1))
-        outcomes.append(wire.loads(wire.Message(attachments[0], parts, outputs=outputs)))
+        outcomes.append(loads(Message(attachments[0], parts, outputs=outputs)))
     channel.send_blocking(_theus.KIND_SHUTDOWN, ())
 
 

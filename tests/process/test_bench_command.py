@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from theus.bench import Figure, render
+from theus.cli.bench import Figure, render
 
 BENCH = [sys.executable, "-m", "theus", "bench"]
 

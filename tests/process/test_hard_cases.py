@@ -179,7 +179,7 @@ def test_the_domain_can_be_returned(engine):
 
 def test_a_partial_of_a_parallel_process_is_parallel():
     marked = process(parallel=True)(nap)
-    assert theus.contracts.contract_of(functools.partial(marked, seconds=1)).parallel
+    assert theus.tasks.contract.contract_of(functools.partial(marked, seconds=1)).parallel
 
 
 def test_a_masked_array_is_refused_everywhere(engine):

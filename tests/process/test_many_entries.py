@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from theus import TheusEngine, _theus, table
+from theus import TheusEngine, _theus
+from theus.heavy import tables
 
 MAPPINGS = int(Path("/proc/sys/vm/max_map_count").read_text())
 ITEM = np.arange(4)
@@ -104,7 +105,7 @@ def test_a_view_kept_from_an_earlier_task_goes_back_by_handle():
 
 
 def total(heavy):
-    return sum(heavy[str(number)]["n"][0].as_py() for number in range(1200)), len(table._opened)
+    return sum(heavy[str(number)]["n"][0].as_py() for number in range(1200)), len(tables._opened)
 
 
 def test_tables_that_nobody_looks_at_are_not_kept_open():

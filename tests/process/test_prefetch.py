@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from theus import SegmentNotFoundError, TheusEngine
-from theus.prefetch import look_ahead
+from theus.worker.prefetch import look_ahead
 
 MIB = 1 << 20
 DEADLINE_S = 30

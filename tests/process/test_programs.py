@@ -1,11 +1,11 @@
 """Programs that are no workers, not yet, not any more, or not of this version."""
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import pickle
-import contextlib
 import resource
 import signal
 import sys

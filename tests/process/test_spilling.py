@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import theus
-from theus.cli import main
+from theus.cli.app import main
 
 LIMIT = 4 << 20
 LARGE = 8 << 20

@@ -81,5 +81,5 @@ def test_a_worker_imports_no_more_than_its_loop_needs():
         names = engine.submit(lambda ctx: sorted(__import__("sys").modules)).result(DEADLINE_S)
     assert "theus._worker" in names or "__main__" in names
     assert "numpy" in names
-    for name in ("asyncio", "pyarrow", "pandas", "theus.engine", "theus.dispatcher"):
+    for name in ("asyncio", "pyarrow", "pandas", "theus.engine", "theus.dispatch"):
         assert name not in names

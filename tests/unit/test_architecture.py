@@ -2,6 +2,7 @@
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -18,23 +19,34 @@ def drawn():
         yield {room: set(uses.split()) for room, uses in lines}
 
 
-def python_imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module == "theus":
-                yield from (alias.name for alias in node.names)
-            elif node.module.startswith("theus."):
-                yield node.module.removeprefix("theus.")
+def python_modules():
+    """Return the imports of each module of the package, those for types alone too."""
+    paths = {
+        path: path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*.py")
+    }
+    names = {".".join(parts) for parts in paths.values()}
+    modules = {}
+    for path, parts in paths.items():
+        uses = modules[".".join(parts)] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("theus"):
+                continue
+            home = node.module.removeprefix("theus").removeprefix(".")
+            for alias in node.names:
+                full = f"{home}.{alias.name}".removeprefix(".")
+                uses.update({full, home} & names)
+    return modules
 
 
 def python_rooms():
-    everywhere = {"errors", "_theus"}
-    rooms = {path.stem: path for path in PACKAGE.glob("*.py")}
-    return {
-        room: set(python_imports(path)) - everywhere
-        for room, path in rooms.items()
-        if room not in {"__init__", *everywhere}
-    }
+    """Return the arrows between packages, and modules that lie beside them."""
+    rooms = {}
+    for module, uses in python_modules().items():
+        room = module.partition(".")[0]
+        found = {use.partition(".")[0] for use in uses}
+        rooms.setdefault(room, set()).update(found - {room})
+    del rooms["__init__"]  # the public names: nothing imports it
+    return rooms
 
 
 def rust_rooms():
@@ -55,6 +67,14 @@ def test_the_arrows_are_those_that_are_drawn(language, rooms):
     order = list(arrows)
     for room, uses in arrows.items():
         assert all(order.index(room) < order.index(used) for used in uses), room
+
+
+def test_no_module_of_the_package_leads_back_to_itself():
+    modules = python_modules()
+    assert len(modules) > 50
+    assert sum(map(len, modules.values())) > 150
+    order = TopologicalSorter(modules).static_order()  # a circle is an error that shows it
+    assert set(order) == modules.keys()
 
 
 def test_the_binding_uses_only_the_public_crate():

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from theus import cli, inspection
+from theus.cli import app, inspection
 
 
 def only(found):
@@ -20,7 +20,7 @@ def only(found):
 
 def test_usage_is_2_and_a_closed_pipe_is_silent_and_a_full_disk_is_not(engine):
     with pytest.raises(SystemExit) as ended:
-        cli.main(["list"])
+        app.main(["list"])
     assert ended.value.code == 2
     for number in range(2000):
         engine.heavy.put(str(number), np.arange(1))
@@ -46,7 +46,7 @@ def test_listing_says_what_there_is_and_who_reads_it(engine, capsys):
     engine.heavy.put("table\x1b[0m", pa.table({"id": [1, 2], "name": ["a", "b"]}))
     seen = engine.submit(lambda ctx: ctx.heavy["matrix"].shape).result(30)
     assert seen == (3, 4)
-    assert cli.main(["ls", "--json"]) == 0
+    assert app.main(["ls", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     session = only(item for item in listed["sessions"] if item["id"] == engine._session.id)
     assert (session["alive"], session["owner"], session["segments"]) == (True, os.getpid(), 2)
@@ -56,7 +56,7 @@ def test_listing_says_what_there_is_and_who_reads_it(engine, capsys):
     assert (table["kind"], table["rows"], table["readers"]) == ("table", 2, 0)
     assert table["columns"] == {"id": "int64", "name": "string"}
     assert session["nbytes"] == matrix["nbytes"] + table["nbytes"]
-    assert cli.main(["ls"]) == 0
+    assert app.main(["ls"]) == 0
     text = capsys.readouterr().out
     assert "(3, 4) float32" in text
     assert "\x1b" not in text

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from theus import cli, doctor
-from theus.segments import SessionInfo
+from theus.cli import app, doctor
+from theus.heavy.sessions import SessionInfo
 
 LIMITS = """\
 Limit                     Soft Limit           Hard Limit           Units     
@@ -210,7 +210,7 @@ def test_leftovers(root):
 
 def test_the_command_line_says_it_and_exits_with_1_for_an_error(engine, capsys):
     engine.heavy.put("x", np.arange(9))
-    assert cli.main(["doctor", "--json"]) == 0
+    assert app.main(["doctor", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["healthy"]
     assert {tuple(finding) for finding in answer["findings"]} == {
@@ -218,5 +218,5 @@ def test_the_command_line_says_it_and_exits_with_1_for_an_error(engine, capsys):
     }
     checks = {finding["check"] for finding in answer["findings"]}
     assert {"kernel", "directory", "shared-memory", "remove-ipc", "mappings"} <= checks
-    assert cli.main(["doctor", "--spill-dir", "/nowhere"]) == 1
+    assert app.main(["doctor", "--spill-dir", "/nowhere"]) == 1
     assert "error    /nowhere: it is not there" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from theus.persistent import changed
+from theus.state.persistent_map import changed
 
 KEYS = st.integers(0, 40).map(str)
 CHANGES = st.dictionaries(KEYS, st.one_of(st.none(), st.integers()), max_size=6)

@@ -15,7 +15,9 @@ import pyarrow as pa
 import pytest
 
 import theus
-from theus import NotPlainError, ProtocolError, plain, wire
+from theus import NotPlainError, ProtocolError
+from theus.serialize import plain
+from theus.serialize.pickler import dumps
 
 GOLDEN = json.loads(
     (Path(__file__).resolve().parents[2] / "schemas/golden/values.json").read_text()
@@ -328,7 +330,7 @@ class Model:
     ],
 )
 def test_what_the_domain_has_besides_is_opaque(value, text):
-    message = wire.dumps(value, lambda _: None, label="domain")
+    message = dumps(value, lambda _: None, label="domain")
     data = plain.encode_domain(message)
     assert plain.decode(data) == plain.Opaque(text)
     assert plain.encode_domain(message) is data
@@ -336,7 +338,7 @@ def test_what_the_domain_has_besides_is_opaque(value, text):
 
 def test_plain_values_of_the_domain_are_themselves(engine):
     x = engine.heavy.put("x", np.arange(5))
-    message = wire.dumps({"rate": 0.5, "x": x[1:]}, engine.heavy.pin, label="domain")
+    message = dumps({"rate": 0.5, "x": x[1:]}, engine.heavy.pin, label="domain")
     decoded = plain.decode(plain.encode_domain(message))
     assert decoded["rate"] == 0.5
     assert decoded["x"].tolist() == [1, 2, 3, 4]

@@ -11,20 +11,27 @@ import itertools
 import logging
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from theus.native_tasks import Progress
+from theus.tasks.native import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from theus._theus import Dispatcher, Function, StaleTask, Task
-    from theus.dispatch.futures import TaskFuture
 
 __all__ = ["Deliveries"]
 
 _workers_log = logging.getLogger("theus.worker")
 _log = logging.getLogger("theus")
+
+
+class Delivered(Protocol):
+    """A future, as far as the callback thread knows it."""
+
+    def deliver(self) -> None:
+        """Tell waiters and callbacks that the task has ended."""
+        ...
 
 
 class Deliveries:
@@ -47,7 +54,7 @@ class Deliveries:
         self._core = core
         self._by_value = by_value
         self._numbers = itertools.count(1)
-        self._watched: dict[int, TaskFuture[Any]] = {}
+        self._watched: dict[int, Delivered] = {}
         self._progress: dict[int, tuple[str, Callable[[Progress], object]]] = {}
         self._thread: threading.Thread | None = None
         self.when_idle: Callable[[], None] | None = None
@@ -65,7 +72,7 @@ class Deliveries:
             thread.start()
             self._thread = thread  # two may run for a moment: each event goes to one of them
 
-    def watch(self, task: Task, future: TaskFuture[Any]) -> None:
+    def watch(self, task: Task, future: Delivered) -> None:
         """Have ``future.deliver()`` called when its task has ended."""
         number = next(self._numbers)
         self._watched[number] = future
@@ -85,7 +92,7 @@ class Deliveries:
         while (event := self._core.next_event()) is not None:
             try:
                 self._deliver(*event)
-            except Exception:  # noqa: BLE001 - code of the user, or a mistake here: the others go on
+            except BaseException:  # noqa: BLE001 - code of the user, or a mistake: the others go on
                 with suppress(Exception):
                     _log.exception("passing on an event of the kind %r failed", event[0])
             del event
@@ -111,7 +118,7 @@ class Deliveries:
             return
         try:
             callback(Progress(done, total, message))
-        except Exception:  # noqa: BLE001 - it is the user's code
+        except BaseException:  # noqa: BLE001 - it is the user's code
             with suppress(Exception):  # a handler of the log is that too
                 _log.exception("on_progress raised for what %s told", name)
 
@@ -125,6 +132,6 @@ class Deliveries:
 def _tell(pid: int, task: str | None, level: int, text: str) -> None:
     try:
         _workers_log.log(level, "%s", text, extra={"task": task, "pid": pid})
-    except Exception:  # noqa: BLE001 - handlers are the user's code
+    except BaseException:  # noqa: BLE001 - handlers are the user's code
         with suppress(Exception):
             _log.exception("a handler of the logger theus.worker raised for what %s told", task)

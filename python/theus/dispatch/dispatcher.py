@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from theus._theus import Session, Task
-    from theus.calls import Call, Codec
     from theus.dispatch.programs import Program
-    from theus.functions import References
-    from theus.native_tasks import NativeTask, TaskInfo
-    from theus.state import State
+    from theus.serialize.functions import References
+    from theus.state.snapshot import State
+    from theus.tasks.calls import Call, Codec
+    from theus.tasks.native import NativeTask, TaskInfo
 
 __all__ = ["Dispatcher"]
 

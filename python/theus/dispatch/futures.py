@@ -7,23 +7,27 @@ thread of the engine tells of its end. Results are loaded by the thread that ask
 
 from __future__ import annotations
 
+import logging
 import threading
 from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from theus import wire
-from theus.native_tasks import Progress
+from theus.serialize.message import Message
+from theus.tasks.native import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from theus._theus import Task
-    from theus.calls import Codec
     from theus.dispatch.deliveries import Deliveries
+    from theus.tasks.calls import Codec
 
 __all__ = ["ItemFuture", "TaskFuture", "load", "not_an_end"]
 
 T = TypeVar("T")
+
+_log = logging.getLogger("theus")
 
 # The standard library's names for the states that concurrent.futures.wait looks at.
 _PENDING, _RUNNING, _FINISHED = "PENDING", "RUNNING", "FINISHED"
@@ -201,7 +205,12 @@ class TaskFuture(Future[T]):
                 else:
                     (waiter.add_exception if self._failed() else waiter.add_result)(self)
             observed.condition.notify_all()
-        self._invoke_callbacks()  # pyright: ignore[reportAttributeAccessIssue]
+        for callback in observed.callbacks:
+            try:
+                callback(self)
+            except BaseException:  # noqa: BLE001 - it ends neither this thread nor the other callbacks
+                with suppress(Exception):
+                    _log.exception("a callback of %s raised", self._name)
 
     def _failed(self) -> bool:
         outcome = self._task.outcome()
@@ -255,7 +264,7 @@ def load(codec: Codec, name: str, outcome: tuple[Any, ...]) -> tuple[Any, BaseEx
             return codec.load(name, data, parts, outputs), None
         if len(outcome) == _RAISED:
             data, parts, outputs, _, cause, traceback = outcome
-            message = wire.Message(data, parts, outputs=outputs)
+            message = Message(data, parts, outputs=outputs)
             return None, codec.load_error(name, cause, message, traceback)
     except KeyboardInterrupt:  # it is the caller's: the outcome can be loaded again
         raise

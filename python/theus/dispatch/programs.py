@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from theus._theus import Setup
 from theus.errors import NativeTaskNotFoundError, NativeWorkerError
-from theus.native_tasks import NativeTask, TaskInfo
+from theus.tasks.native import NativeTask, TaskInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from theus import _theus
-    from theus.calls import Codec
+    from theus.tasks.calls import Codec
 
 __all__ = ["MAX_WORKERS", "Native", "NativePrograms", "Program", "PythonProgram"]
 
