@@ -99,7 +99,7 @@ def test_a_loop_that_is_blocked_has_its_tasks_run_all_the_same(engine):
     async def main():
         engine.submit(nap).result(DEADLINE_S)
         tasks = [engine.submit(nap, seconds=0.1) for _ in range(6)]
-        time.sleep(1.5)  # nobody moves anything but the engine's own thread
+        time.sleep(1.5)  # noqa: ASYNC251 - nobody moves anything but the engine's own thread
         return [task.done() for task in tasks]
 
     assert asyncio.run(main()) == [True] * 6

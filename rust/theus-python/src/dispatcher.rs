@@ -1,10 +1,5 @@
 //! `Dispatcher`: the core's dispatcher, as the engine in Python uses it.
 
-#![expect(
-    clippy::needless_pass_by_value,
-    reason = "arguments are converted into values of their own"
-)]
-
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -10,6 +10,7 @@ use theus::Error;
 use theus::error::Death;
 
 /// The exception for `error`: a class of `theus.errors`, or a builtin.
+#[expect(clippy::needless_pass_by_value, reason = "as map_err gives it")]
 pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
     of_core(py, &error)
 }

@@ -112,23 +112,24 @@ impl Spawn<'_> {
         let flags = libc::POSIX_SPAWN_SETPGROUP
             | libc::POSIX_SPAWN_SETSIGMASK
             | libc::POSIX_SPAWN_SETSIGDEF;
-        let mut defaults = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: the attributes are initialised, and the sets are valid: one was read from the kernel,
-        // the other is initialised before signals are added. The casts do not change the flags, which
-        // are small.
-        unsafe {
-            libc::sigemptyset(defaults.as_mut_ptr());
-            // Python ignores these, and a program that inherits that does not end with its reader.
-            libc::sigaddset(defaults.as_mut_ptr(), libc::SIGPIPE);
-            libc::sigaddset(defaults.as_mut_ptr(), libc::SIGXFSZ);
-            libc::posix_spawnattr_setsigdefault(&raw mut attributes.0, defaults.as_ptr());
-            libc::posix_spawnattr_setsigmask(&raw mut attributes.0, &raw const self.mask.0);
-            libc::posix_spawnattr_setpgroup(&raw mut attributes.0, 0);
-            #[expect(clippy::cast_possible_truncation, reason = "flags are small")]
-            let code =
-                libc::posix_spawnattr_setflags(&raw mut attributes.0, flags as libc::c_short);
-            check(code)?;
+        let mut defaults = self.mask.0;
+        // SAFETY: the set is a valid one, and is written.
+        unsafe { libc::sigemptyset(&raw mut defaults) };
+        // Python ignores these, and a program that inherits that does not end with its reader.
+        for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+            // SAFETY: the set is a valid one, and these are signals.
+            unsafe { libc::sigaddset(&raw mut defaults, signal) };
         }
+        let own = &raw mut attributes.0;
+        // SAFETY: the attributes are initialised, and the set is a valid one.
+        check(unsafe { libc::posix_spawnattr_setsigdefault(own, &raw const defaults) })?;
+        // SAFETY: the same; the mask was read from the kernel.
+        check(unsafe { libc::posix_spawnattr_setsigmask(own, &raw const self.mask.0) })?;
+        // SAFETY: the attributes are initialised.
+        check(unsafe { libc::posix_spawnattr_setpgroup(own, 0) })?;
+        #[expect(clippy::cast_possible_truncation, reason = "flags are small")]
+        // SAFETY: the attributes are initialised.
+        check(unsafe { libc::posix_spawnattr_setflags(own, flags as libc::c_short) })?;
         Ok(attributes)
     }
 }
@@ -143,13 +144,11 @@ pub(crate) fn above_standard_streams(file: OwnedFd) -> io::Result<OwnedFd> {
 
 /// Returns a copy of this process's standard error; of `/dev/null` if it has none.
 pub(crate) fn standard_error() -> io::Result<OwnedFd> {
-    match fcntl_dupfd_cloexec(io::stderr().as_fd(), FIRST) {
-        Ok(copy) => Ok(copy),
-        Err(_) => {
-            let null = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
-            above_standard_streams(null.into())
-        }
+    if let Ok(copy) = fcntl_dupfd_cloexec(io::stderr().as_fd(), FIRST) {
+        return Ok(copy);
     }
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
+    above_standard_streams(null.into())
 }
 
 fn is_open(number: i32) -> bool {

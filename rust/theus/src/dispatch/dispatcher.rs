@@ -318,6 +318,7 @@ fn submit(core: &Arc<Core>, task: Box<Task>) -> Result<()> {
 }
 
 /// The error of a task that the end of its engine ends.
+#[must_use]
 pub fn closed_error() -> Arc<Error> {
     closed()
 }

@@ -11,6 +11,7 @@ use crate::error::{Death, Error};
 const MAX_ABORTED: u32 = 5;
 
 /// The tasks of a dead worker.
+#[expect(clippy::vec_box, reason = "tasks go back to a queue as they are")]
 pub(super) struct Settled {
     /// Those that fail, and why.
     pub(super) failed: Vec<(Box<Task>, Error)>,
@@ -27,15 +28,15 @@ pub(super) fn settle(worker: &mut Worker, status: i32) -> Settled {
         Some(Error::ChannelEnd { .. } | Error::ChannelPeerGone { .. }) | None => None,
         Some(broken) => Some(Arc::new(broken)),
     };
-    divide(worker, status, broken)
+    divide(worker, status, broken.as_ref())
 }
 
 /// As [`settle`], for one that was never ready and sent what cannot be taken.
 pub(super) fn settle_broken(worker: &mut Worker, status: i32, failure: StartFailure) -> Settled {
-    divide(worker, status, failure.broken.map(Arc::new))
+    divide(worker, status, failure.broken.map(Arc::new).as_ref())
 }
 
-fn divide(worker: &mut Worker, status: i32, broken: Option<Arc<Error>>) -> Settled {
+fn divide(worker: &mut Worker, status: i32, broken: Option<&Arc<Error>>) -> Settled {
     let running = worker.control.running();
     let pid = worker.pid.as_raw_nonzero().get();
     let trace = worker.trace();
@@ -48,7 +49,7 @@ fn divide(worker: &mut Worker, status: i32, broken: Option<Arc<Error>>) -> Settl
         if place == 0 && !begun {
             task.aborted += 1;
         }
-        let error = match &broken {
+        let error = match broken {
             Some(broken) if place == 0 && (begun || task.aborted > 1) => {
                 Some(Error::WorkerBroken {
                     task: task.name().to_owned(),

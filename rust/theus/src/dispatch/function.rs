@@ -34,6 +34,7 @@ pub struct Function {
 
 impl Function {
     /// A function of this definition.
+    #[must_use]
     pub fn new(name: String, form: u64, definition: Box<[u8]>, retries: u32) -> Self {
         let mut hasher = DefaultHasher::new();
         (form, &definition).hash(&mut hasher);
@@ -49,6 +50,7 @@ impl Function {
     }
 
     /// The task of this name in a worker's program.
+    #[must_use]
     pub fn by_name(name: &str, retries: u32) -> Self {
         let definition = serde_json::json!({ "name": name }).to_string();
         Self::new(

@@ -59,6 +59,7 @@ impl Hello {
     }
 
     /// Returns whether the worker has this capability.
+    #[must_use]
     pub fn can(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|it| it == capability)
     }

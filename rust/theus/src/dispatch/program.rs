@@ -122,7 +122,8 @@ impl Start {
         let Launch {
             program, arguments, ..
         } = &self.spec.launch;
-        if self.spec.pinned && !matches!(stamp(program), None) && stamp(program) != self.stamp {
+        let now = stamp(program);
+        if self.spec.pinned && now.is_some() && now != self.stamp {
             return Err(not_a_worker(program, REPLACED));
         }
         let launch = serde_json::json!({

@@ -55,10 +55,10 @@ mod futex {
                     return Woken::TimedOut;
                 }
                 let left = left.and_then(|left| left.try_into().ok());
-                match futex::wait(&self.0, futex::Flags::PRIVATE, CLEAR, left.as_ref()) {
-                    Err(Errno::INTR) => return Woken::Interrupted,
-                    // The flag was set, or the time is over: the next look tells.
-                    _ => {}
+                let woken = futex::wait(&self.0, futex::Flags::PRIVATE, CLEAR, left.as_ref());
+                // Else the flag was set, or the time is over: the next look tells.
+                if woken == Err(Errno::INTR) {
+                    return Woken::Interrupted;
                 }
             }
         }
@@ -67,6 +67,12 @@ mod futex {
 
 #[cfg(all(test, feature = "loom"))]
 mod modelled {
+    #![expect(
+        missing_docs,
+        clippy::missing_panics_doc,
+        reason = "it stands for the futex above"
+    )]
+
     use std::time::Duration;
 
     use loom::sync::{Condvar, Mutex};

@@ -68,6 +68,7 @@ pub(super) struct StateFrame {
 
 impl Snapshot {
     /// The number of the version.
+    #[must_use]
     pub fn version(&self) -> u64 {
         self.version
     }
@@ -318,7 +319,7 @@ mod tests {
         assert!(snapshot.is_small() && !snapshot.is_plain());
         snapshot.set_plain("x", Box::from([0xc0]));
         assert!(snapshot.is_plain());
-        let many: Vec<_> = (0..FEW + 1).map(|n| entry(&n.to_string(), "")).collect();
+        let many: Vec<_> = (0..=FEW).map(|n| entry(&n.to_string(), "")).collect();
         assert!(!snapshot.changed(2, &many, &[]).is_small());
     }
 

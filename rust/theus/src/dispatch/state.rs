@@ -17,6 +17,7 @@ use crate::error::Error;
 
 /// What has to happen when the lock is released.
 #[derive(Default)]
+#[expect(clippy::vec_box, reason = "tasks move between queues as they are")]
 pub(super) struct Effects {
     pub(super) ended: Vec<(Arc<Completion>, Outcome, Option<Keepalive>)>,
     pub(super) events: Vec<Event>,

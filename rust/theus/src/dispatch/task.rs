@@ -95,6 +95,7 @@ impl fmt::Debug for StaleTask {
 
 impl StaleTask {
     /// The function that the worker could not import.
+    #[must_use]
     pub fn function(&self) -> Option<&Arc<Function>> {
         self.task.as_ref().map(|task| &task.spec.function)
     }

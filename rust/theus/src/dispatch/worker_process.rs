@@ -62,6 +62,10 @@ pub(super) enum SendError {
 }
 
 /// A worker.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "they do not depend on each other"
+)]
 pub(super) struct Worker {
     pub(super) key: WorkerKey,
     pub(super) state: WorkerState,
