@@ -47,11 +47,12 @@ kill-points: $(KILLED)/.built ## the package that the tests of crashes kill
 PROGRAMS := $(TARGET)/release/.programs
 $(PROGRAMS): $(VENV)/.built $(RUST_SOURCES)
 	cargo build --quiet --release --package theus --package theus-python --package native-worker \
-		--example aggregate --example conformance --example floor --example owner --bin native-worker
+		--example aggregate --example conformance --example engine --example floor --example owner --bin native-worker
 	touch $@
 
 export THEUS_AGGREGATE := $(TARGET)/release/examples/aggregate
 export THEUS_CONFORMANCE := $(TARGET)/release/examples/conformance
+export THEUS_ENGINE := $(TARGET)/release/examples/engine
 export THEUS_FLOOR := $(TARGET)/release/examples/floor
 export THEUS_NATIVE_WORKER := $(TARGET)/release/native-worker
 

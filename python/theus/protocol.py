@@ -23,6 +23,7 @@ __all__ = [
     "CAUSE_STALE",
     "CAUSE_STOPPED",
     "CAUSE_UNPICKLABLE",
+    "IMPORT",
     "ITEMS",
     "LAUNCH",
     "PICKLE",
@@ -33,9 +34,10 @@ __all__ = [
 LAUNCH = "THEUS_WORKER"
 """The environment variable that a worker finds its descriptors by."""
 
-PICKLE, PLAIN, ITEMS, RECALL = "pickle", "plain", "items", "recall"
-"""The capabilities in HELLO frames: pickled functions and values; functions by name and plain
-values; several calls of a function in one task; tasks that the owner takes back."""
+PICKLE, PLAIN, ITEMS, IMPORT, RECALL = "pickle", "plain", "items", "import", "recall"
+"""The capabilities in HELLO frames: pickled functions and values; tasks by name and plain values;
+several calls of a function in one task; functions as ``module:function`` and plain values; tasks
+that the owner takes back."""
 
 BY_REFERENCE, BY_VALUE, BY_PARTS, BY_NAME = range(4)
 """The forms of definitions in FUNCTION frames."""

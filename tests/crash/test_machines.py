@@ -239,7 +239,7 @@ def test_a_limited_address_space_is_an_error_that_names_it(python):
 
 WALL_CLOCK = {"time", "time_ns", "localtime", "gmtime", "ctime", "now", "today", "utcnow"}
 # When the worker started, to be compared with the times of source files.
-ALLOWED = {("functions", "time_ns")}
+ALLOWED = {("function_loader", "time_ns")}
 
 
 def wall_clocks(path):

@@ -13,7 +13,9 @@ import pytest
 import theus
 
 ROOT = Path(__file__).resolve().parents[2]
-OWNER = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/examples/owner")
+EXAMPLES = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"), "release/examples")
+OWNER = EXAMPLES / "owner"
+ENGINE = EXAMPLES / "engine"
 
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
@@ -83,3 +85,34 @@ def test_it_leaves_nothing_itself_when_a_signal_ends_it(owner, number):
     process.send_signal(number)
     assert process.wait(10) == -number
     assert session not in [info.id for info in theus.sessions()]
+
+
+# --- an engine in Rust ---
+
+
+def test_an_engine_in_rust_calls_tasks_in_both_languages_over_its_table(tmp_path):
+    (tmp_path / "scores.py").write_text(
+        "def mean(ctx, column):\n"
+        "    return float(ctx.heavy['trades'][column].to_numpy().mean())\n"
+        "def missing(ctx, column):\n"
+        "    raise LookupError(f'no {column}')\n"
+    )
+    program = ENGINE
+    assert program.exists(), f"{program} is not built: make test does"
+    package = Path(theus.__file__).resolve().parent.parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(package)])}
+
+    def run(function):
+        command = [program, sys.executable, function]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=50, check=False
+        )
+
+    done = run("scores:mean")
+    assert done.returncode == 0, done.stderr
+    total = sum(n / 2 for n in range(1_000_000))
+    assert done.stdout.split() == ["scores:mean:", f"{total / 1e6}", "sum:", f"{total:.0f}"]
+    said = run("scores:missing").stderr
+    assert 'kind: "LookupError", message: "no price"' in said
+    assert "in missing" in said
+    assert "scores:nobody" in run("scores:nobody").stderr

@@ -215,7 +215,7 @@ def test_a_worker_killed_after_sending_an_output_leaves_nothing(engine, moment):
     before = set(names())
 
     def die(ctx, moment):
-        worker = sys.modules["__main__"].Worker
+        worker = sys.modules["theus.worker.loop"].Worker
         send = worker._send
 
         def send_and_die(self, kind, fields, message, *more):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
-from theus.protocol import BY_REFERENCE
+from theus.protocol import BY_NAME, BY_REFERENCE
 from theus.serialize.message import Message
 from theus.serialize.unpickler import loads
 
@@ -67,6 +67,8 @@ def resolve(form: int, definition: bytes, parts: Transient | None) -> Callable[.
     StaleReferenceError
         If it came by reference and this process cannot import the very same code.
     """
+    if form == BY_NAME:
+        return _by_name(json.loads(definition)["name"])
     if form != BY_REFERENCE:
         stamps, payload = pickle.loads(definition)
         for name, stamp in stamps.items():
@@ -85,6 +87,19 @@ def resolve(form: int, definition: bytes, parts: Transient | None) -> Callable[.
     if code_digest(found) != reference["code"]:
         msg = f"{reference['module']}.{reference['qualname']} is other code in the worker"
         raise StaleReferenceError(msg)
+    return found
+
+
+def _by_name(name: str) -> Callable[..., Any]:
+    """Return the function of a name such as ``package.module:function``."""
+    module, _, qualname = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        msg = f"{name!r} is no function that can be imported here, as module:function: {error}"
+        raise StaleReferenceError(msg) from error
     return found
 
 

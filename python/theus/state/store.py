@@ -83,9 +83,10 @@ class StateStore:
                 version,
                 [(key, None if entry is None else entry.segment) for key, entry in heavy.items()],
             )
+            # A signal handler may raise between any two steps: the state is the old one, or the new.
             self._changed.update(dict.fromkeys(written, version))
-            self._find_by_segment(current.entries, heavy)
             self._current = state
+            self._find_by_segment(current.entries, heavy)
             return state
 
     def entries_in(self, segment: Segment) -> Mapping[str, Entry]:
@@ -97,9 +98,10 @@ class StateStore:
             known = old.get(key)
             if known is not None:
                 number = known.segment.number
-                self._by_segment[number].pop(key)
-                if not self._by_segment[number]:
-                    del self._by_segment[number]
+                others = self._by_segment.get(number, {})
+                others.pop(key, None)
+                if not others:
+                    self._by_segment.pop(number, None)
             if entry is not None:
                 self._by_segment.setdefault(entry.segment.number, {})[key] = entry
 

@@ -28,11 +28,13 @@ from theus.protocol import (
     BY_PARTS,
     CALL_CONTEXT,
     CALL_ITEM,
+    CALL_NATIVE,
     CALL_PLAIN,
     CAUSE_RAISED,
     CAUSE_STALE,
     CAUSE_STOPPED,
     CAUSE_UNPICKLABLE,
+    IMPORT,
     PICKLE,
     RECALL,
 )
@@ -59,6 +61,16 @@ _OWNER_ENDS_S = 30.0  # longer than the kernel takes to end a process with much 
 
 Step = Callable[[bytes | Message | None], bytes | Message | None]
 """Runs a task: inputs, pickled or None for none, to the result, pickled or None for None."""
+
+
+class _PlainError(Exception):
+    """An exception of a task that is called with plain values, as its caller is told it."""
+
+    def __init__(self, cause: int, said: bytes, text: str) -> None:
+        super().__init__(text)
+        self.cause = cause
+        self.said = said
+        self.text = text
 
 
 class _Stopped(KeyboardInterrupt):
@@ -246,6 +258,9 @@ class Worker:
             call
         )
 
+        if call == CALL_NATIVE:
+            return self._plain_step(with_inputs, references)
+
         def step(inputs: bytes | Message | None) -> bytes | Message | None:
             self._references = references
             self._sent.clear()
@@ -256,6 +271,30 @@ class Worker:
             if result is None:
                 return None
             return pickle_small(result) or pack(result, made)
+
+        return step
+
+    def _plain_step(
+        self,
+        call: Callable[[Any], tuple[Any, TaskHeavy | None]],
+        references: SegmentReferences,
+    ) -> Step:
+        """Return what runs a function by name, whose caller may be written in another language."""
+        from theus.serialize import plain  # noqa: PLC0415 - few workers need it
+
+        def step(inputs: bytes | Message | None) -> Message:
+            self._references = references
+            self._sent.clear()
+            given = inputs.data if isinstance(inputs, Message) else inputs
+            try:
+                result, _ = call(plain.decode(given) if given else {})
+                return plain.encode(result, self._pin, label="result")
+            except _Stopped:
+                raise
+            except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+                said, text = _said_of(error)
+                data = plain.encode(said, lambda _: None, label="error").data
+                raise _PlainError(CAUSE_RAISED, data, text) from None
 
         return step
 
@@ -272,6 +311,8 @@ class Worker:
 
     def _report(self, error: BaseException) -> tuple[int, Message, bytes]:
         """Return the cause code of an ERROR frame, the exception, and the traceback."""
+        if isinstance(error, _PlainError):
+            return error.cause, Message(error.said), error.text.encode(errors="backslashreplace")
         if isinstance(error, StaleReferenceError):
             return CAUSE_STALE, Message(b""), str(error).encode()
         cause = CAUSE_STOPPED if isinstance(error, _Stopped) else CAUSE_RAISED
@@ -331,10 +372,16 @@ def _describe_self() -> bytes:
     said = {
         "language": "python",
         "library": f"theus {_theus.__version__}",
-        "capabilities": [PICKLE, RECALL],
+        "capabilities": [PICKLE, IMPORT, RECALL],
         "tasks": [],
     }
     return json.dumps(said).encode()
+
+
+def _said_of(error: BaseException) -> tuple[dict[str, str], str]:
+    """Return the plain value that stands for an exception, and its traceback."""
+    text = _describe(lambda: "".join(traceback.format_exception(error)))
+    return {"type": type(error).__qualname__, "message": _describe(lambda: str(error))}, text
 
 
 def _describe(describe: Callable[[], str]) -> str:

@@ -1,8 +1,8 @@
 //! The core's errors as Python exceptions, variant by variant.
 
 use pyo3::exceptions::{
-    PyBrokenPipeError, PyEOFError, PyMemoryError, PyOSError, PyPermissionError, PyTimeoutError,
-    PyTypeError, PyValueError,
+    PyBrokenPipeError, PyEOFError, PyMemoryError, PyOSError, PyPermissionError, PyRuntimeError,
+    PyTimeoutError, PyTypeError, PyValueError,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -33,6 +33,20 @@ pub(crate) fn of_core(py: Python<'_>, error: &Error) -> PyErr {
         Error::ChannelPeerGone { source } => {
             return PyBrokenPipeError::new_err((source.raw_os_error(), message));
         }
+        Error::Shared(error) => return of_core(py, error),
+        Error::TaskFailed {
+            task,
+            kind,
+            message,
+            ..
+        } => {
+            return named(py, "NativeTaskError", |class| {
+                class.call1((task, kind, message))
+            });
+        }
+        Error::TaskCancelled { .. } => return PyRuntimeError::new_err(message),
+        Error::TaskNotFound { .. } => "NativeTaskNotFoundError",
+        Error::PlainValue { .. } => "NotPlainError",
         Error::TaskTimeout { .. } => return PyTimeoutError::new_err(message),
         Error::ChannelSocket
         | Error::ControlPage { .. }

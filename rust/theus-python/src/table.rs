@@ -116,8 +116,5 @@ pub(crate) fn tensor(spec: &theus::layout::Spec) -> PyResult<&theus::layout::ten
 
 /// What an entry is, as descriptors say it.
 pub(crate) fn kind(spec: &theus::layout::Spec) -> &'static str {
-    match spec {
-        theus::layout::Spec::Tensor(_) => "tensor",
-        theus::layout::Spec::Table(spec) => spec.kind.name(),
-    }
+    spec.kind()
 }

@@ -359,6 +359,43 @@ pub enum Error {
     /// The engine was closed while something of it was waited for.
     #[error("the engine was closed before this task ended")]
     EngineClosed,
+    /// A task that returned an error, raised an exception, or panicked.
+    #[error("{task} failed: {message} ({kind})")]
+    TaskFailed {
+        /// The function.
+        task: String,
+        /// The type of the error, as its program calls it.
+        kind: String,
+        /// The text of the error.
+        message: String,
+        /// Its traceback, perhaps empty.
+        traceback: String,
+    },
+    /// A task that was cancelled.
+    #[error("{task} was cancelled")]
+    TaskCancelled {
+        /// The function.
+        task: String,
+    },
+    /// No program of the engine has the task.
+    #[error("no program has a task {task:?}: {known}")]
+    TaskNotFound {
+        /// The name that was asked for.
+        task: String,
+        /// The tasks that there are.
+        known: String,
+    },
+    /// A value that serde cannot make a plain value of, or the other way round.
+    #[error("{what} cannot be told as plain values: {reason}")]
+    PlainValue {
+        /// The value.
+        what: String,
+        /// The reason of serde.
+        reason: String,
+    },
+    /// An error that several calls have in common.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// A task of the process from which this one was forked.
     #[error("this task is the parent's: a forked child gets no results")]
     ForkedTask,

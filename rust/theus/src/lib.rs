@@ -85,6 +85,8 @@ pub use arrow;
 pub use backend::{Backend, Capabilities, SpillDirectory};
 pub use budget::Budget;
 pub use descriptor::{SegmentName, SessionId};
+#[cfg(feature = "engine")]
+pub use dispatch::{Call, CallOptions, Engine, EngineBuilder, Python};
 pub use error::{Error, Result};
 pub use fill::NewTable;
 #[cfg(feature = "ndarray")]

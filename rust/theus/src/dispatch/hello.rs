@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 pub const PICKLE: &str = "pickle";
 /// The capability to take functions by name and plain values.
 pub const PLAIN: &str = "plain";
+/// The capability to import functions by a name such as `module:function`, and plain values for them.
+pub const IMPORT: &str = "import";
 /// The capability to take several calls in one task.
 pub const ITEMS: &str = "items";
 /// The capability to skip tasks that the owner has taken back.

@@ -43,6 +43,8 @@ mod dispatcher;
 #[cfg(feature = "engine")]
 mod durations;
 #[cfg(feature = "engine")]
+mod engine;
+#[cfg(feature = "engine")]
 mod event_queue;
 #[cfg(feature = "engine")]
 mod failures;
@@ -109,11 +111,13 @@ pub use completion::{Completion, Failure, Keepalive, Outcome, Phase, Progress, S
 #[cfg(feature = "engine")]
 pub use dispatcher::{Dispatcher, closed_error};
 #[cfg(feature = "engine")]
+pub use engine::{Call, CallOptions, Engine, EngineBuilder, Python, TaskName};
+#[cfg(feature = "engine")]
 pub use event_queue::{Event, EventQueue};
 #[cfg(feature = "engine")]
 pub use function::{BY_NAME, BY_PARTS, BY_REFERENCE, Function};
 #[cfg(feature = "engine")]
-pub use hello::{Hello, ITEMS, PICKLE, PLAIN, RECALL};
+pub use hello::{Hello, IMPORT, ITEMS, PICKLE, PLAIN, RECALL};
 #[cfg(feature = "engine")]
 pub use loop_queue::LoopQueue;
 #[cfg(feature = "engine")]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rustix::process::Pid;
 
-use super::hello::{Hello, PICKLE, PLAIN};
+use super::hello::{Hello, IMPORT, PICKLE, PLAIN};
 use super::wire::PROTOCOL_VERSION;
 use crate::error::{Error, Result};
 use crate::os::failed;
@@ -191,14 +191,14 @@ pub(super) fn greet(spec: &ProgramSpec, known: Option<&Hello>, hello: &Hello) ->
             program,
             format!("it is no worker for Python functions: {}", hello.library),
         )),
-        Codec::Plain if !hello.can(PLAIN) => Err(not_a_worker(
+        Codec::Plain if !hello.can(PLAIN) && !hello.can(IMPORT) => Err(not_a_worker(
             program,
             format!(
                 "it is a worker ({}), but takes no plain values",
                 hello.library
             ),
         )),
-        Codec::Plain if hello.tasks.is_empty() && !hello.can(PICKLE) => Err(not_a_worker(
+        Codec::Plain if hello.tasks.is_empty() && !hello.can(IMPORT) => Err(not_a_worker(
             program,
             "it has no tasks: register some in what is given to theus::worker::serve",
         )),

@@ -16,6 +16,15 @@ pub enum Spec {
 }
 
 impl Spec {
+    /// The name of its kind, as `schemas/descriptor.json` has it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Tensor(_) => "tensor",
+            Self::Table(spec) => spec.kind.name(),
+        }
+    }
+
     /// The entry's name.
     #[must_use]
     pub fn key(&self) -> &str {

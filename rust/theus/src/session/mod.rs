@@ -272,6 +272,16 @@ impl Session {
     }
 
     /// Publishes a segment and enters it under its name, in the next version of the state.
+    /// The version of the entries, and these; none if that is the version `known`.
+    #[cfg(feature = "engine")]
+    pub(crate) fn entries_unless(
+        &self,
+        known: u64,
+    ) -> Option<(u64, HashMap<String, Arc<Segment>>)> {
+        let held = self.held();
+        (held.version != known).then(|| (held.version, held.entries.clone()))
+    }
+
     pub(crate) fn enter(&self, segment: &Arc<Segment>) -> Result<()> {
         self.publish(segment)?;
         let key = segment.spec().key().to_owned();
