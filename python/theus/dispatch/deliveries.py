@@ -7,9 +7,9 @@ stack. The thread starts with the first task and refers to nothing that keeps th
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import logging
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,7 +56,7 @@ class Deliveries:
         self._numbers = itertools.count(1)
         self._watched: dict[int, Delivered] = {}
         self._progress: dict[int, tuple[str, Callable[[Progress], object]]] = {}
-        self._thread: threading.Thread | None = None
+        self._runs = False
         self.when_idle: Callable[[], None] | None = None
 
     def start(self) -> None:
@@ -67,10 +67,11 @@ class Deliveries:
         RuntimeError
             If this process may start no thread.
         """
-        if self._thread is None:
-            thread = threading.Thread(target=self._run, name="theus-callbacks", daemon=True)
-            thread.start()
-            self._thread = thread  # two may run for a moment: each event goes to one of them
+        if not self._runs:
+            # Not by way of `threading`, whose start() waits in a way that an exception out of a
+            # signal handler breaks. Two may run if one comes here: each event goes to one of them.
+            _thread.start_new_thread(self._run, ())
+            self._runs = True
 
     def watch(self, task: Task, future: Delivered) -> None:
         """Have ``future.deliver()`` called when its task has ended."""

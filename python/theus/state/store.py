@@ -83,7 +83,7 @@ class StateStore:
                 version,
                 [(key, None if entry is None else entry.segment) for key, entry in heavy.items()],
             )
-            # A signal handler may raise between any two steps: the state is the old one, or the new.
+            # A signal handler may raise between any two steps: the state is the old or the new.
             self._changed.update(dict.fromkeys(written, version))
             self._current = state
             self._find_by_segment(current.entries, heavy)
