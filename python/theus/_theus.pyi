@@ -716,6 +716,7 @@ class Snapshot:
     def set_plain(self, key: str, plain: bytes) -> None:
         """Set the plain value that stands for a value of the domain where no pickles go."""
 
+@final
 class Calls:
     """What a worker asks for its next frame; tasks that it has *learned* are run in here.
 

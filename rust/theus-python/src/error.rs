@@ -16,6 +16,10 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
 }
 
 /// As [`to_py`], for an error that several may have.
+#[expect(
+    clippy::too_many_lines,
+    reason = "an arm for each variant, without a wildcard"
+)]
 pub(crate) fn of_core(py: Python<'_>, error: &Error) -> PyErr {
     let message = error.to_string();
     let class = match error {

@@ -427,9 +427,14 @@ fn the_first_worker_has_a_time_to_say_hello() {
 fn nothing_is_due_in_an_idle_engine() {
     let fixture = Fixture::new(2);
     fixture.run("nothing");
-    let before = wakeups();
-    thread::sleep(Duration::from_millis(300));
-    assert_eq!(wakeups(), before);
+    // What the start of the worker has left to do comes first, whenever that is.
+    let sleeps = (0..20).any(|_| {
+        let before = wakeups();
+        assert_eq!(before.len(), 1);
+        thread::sleep(Duration::from_millis(300));
+        wakeups() == before
+    });
+    assert!(sleeps, "the engine's thread never sleeps for long");
     fixture.close();
 }
 

@@ -434,6 +434,7 @@ impl<T> Call<T> {
     }
 
     /// Cancels the task, unless it has ended: one that runs is stopped. Returns whether this did.
+    #[expect(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn cancel(&self) -> bool {
         let dispatcher = &self.shared.dispatcher;
         dispatcher.cancel(self.program, &self.completion, false)
