@@ -1,4 +1,7 @@
-"""The engine: a heavy zone, a state, and workers that see both."""
+"""The engine: a heavy zone, a state, and workers that see both.
+
+Over 450 lines, as its docstrings are the reference of the public methods.
+"""
 
 from __future__ import annotations
 
@@ -80,9 +83,12 @@ class TheusEngine:
 
     Notes
     -----
-    Use it as a context manager, synchronous or asynchronous, or call :meth:`close`; without
-    either it is closed when it is collected or the interpreter ends. Views outlive it. If this
-    process is killed, its workers remove what it left.
+    Use it as a context manager, synchronous or asynchronous, or call :meth:`close`. Without
+    either it is closed when it is collected or the interpreter ends, after everything that was
+    submitted has ended. Views outlive it. If this process is killed, its workers remove what it
+    left.
+
+    Callbacks of its futures run in a thread of the engine's, one after the other.
 
     A forked child of this process owns nothing: there the engine is closed.
 

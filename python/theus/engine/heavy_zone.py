@@ -2,6 +2,8 @@
 
 An entry is written until it is published and never again after. ``alloc`` makes drafts, which only
 this process sees; ``put``, ``seal`` and the engine's ``compare_and_swap`` publish.
+
+Over 450 lines, as its docstrings are the reference of the public methods.
 """
 
 from __future__ import annotations

@@ -85,10 +85,9 @@ def native(
         How often it is run again, from its start, when the worker that runs it dies, as for
         :func:`theus.process`.
     on_progress : callable, optional
-        Called with a `Progress` each time the task tells how far it is, in the thread that moves
-        tasks forward at that moment: it should not take long. It may run tasks and wait for them
-        by ``result()``; what its own tells meanwhile comes after it, and its outcome too, unless
-        the callback waits for that. Two callbacks that wait for each other's task never end. An
+        Called with a `Progress` each time the task reports how far it is, in the engine's thread
+        for callbacks, one call after the other. So the last reports may come after the result. It
+        may run tasks and wait for them by ``result()``; other callbacks wait meanwhile. An
         exception that it raises is logged.
 
     Returns

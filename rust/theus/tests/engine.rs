@@ -104,7 +104,7 @@ fn a_call_fails_as_its_task_does() {
         .wait()
         .unwrap_err();
     assert!(
-        matches!(&error, Error::Shared(error) if matches!(**error, Error::WorkerDied { .. })),
+        matches!(&error, Error::WorkerDied { death, .. } if death.status == -6),
         "{error}"
     );
     let options = CallOptions {

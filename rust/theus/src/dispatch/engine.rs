@@ -168,7 +168,8 @@ impl EngineBuilder {
             let first = dispatcher.start_first(program, FIRST_HELLO)?;
             while first.wait(None) != Woken::Set {}
             if let Some((Outcome::Failed(error), _)) = first.outcome() {
-                return Err(Error::Shared(error));
+                first.discard();
+                return Err(Arc::try_unwrap(error).unwrap_or_else(Error::Shared));
             }
             let hello = dispatcher.hello(program).ok_or(Error::EngineClosed)?;
             for name in hello.tasks {
@@ -411,6 +412,7 @@ impl<T: DeserializeOwned> Call<T> {
 
     fn result(&self) -> Result<T> {
         let outcome = self.completion.outcome().map(|(outcome, _)| outcome);
+        self.completion.discard();
         let name = &self.name;
         match outcome {
             Some(Outcome::Returned(message)) => {
@@ -420,7 +422,9 @@ impl<T: DeserializeOwned> Call<T> {
                 })
             }
             Some(Outcome::Raised(failure)) => Err(task_failed(name, &failure)),
-            Some(Outcome::Failed(error)) => Err(Error::Shared(error)),
+            Some(Outcome::Failed(error)) => {
+                Err(Arc::try_unwrap(error).unwrap_or_else(Error::Shared))
+            }
             _ => Err(Error::TaskCancelled { task: name.clone() }),
         }
     }

@@ -43,8 +43,9 @@ impl State {
                 name: task.name().to_owned(),
                 timeout,
             };
-            self.deadlines.push(after(timeout), due);
-            effects.wake = true;
+            let moment = after(timeout);
+            self.deadlines.push(moment, due);
+            effects.wake |= self.is_before_wake_up(moment);
         }
         self.programs[id.0].pending.push_back(task);
         self.assign(core, id, effects);
@@ -137,7 +138,7 @@ impl State {
             let moment = after(worker.backlog.min(BACKLOG) + HELD_UP);
             let due = Due::Recall(key, first.number);
             self.deadlines.push(moment, due);
-            effects.wake |= self.sleeps_until.is_none_or(|until| moment < until);
+            effects.wake |= self.is_before_wake_up(moment);
         }
     }
 
@@ -200,20 +201,33 @@ impl State {
         false
     }
 
-    /// Drops cancelled tasks from a queue that has many.
+    /// Drops cancelled tasks from the front of a queue, and from all of it now and then: a search for
+    /// each would make cancelling many tasks quadratic.
     pub(super) fn purge(&mut self, id: ProgramId, effects: &mut Effects) {
-        let pending = &mut self.programs[id.0].pending;
-        if pending
+        const FEW: usize = 64;
+        let program = &mut self.programs[id.0];
+        while program
+            .pending
             .front()
             .is_some_and(|task| task.completion.is_done())
-            || pending.len() < 64
         {
-            let (done, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(pending)
+            effects.dropped.extend(program.pending.pop_front());
+        }
+        program.withdrawn += 1;
+        if program.withdrawn > FEW.max(program.pending.len() / 2) {
+            program.withdrawn = 0;
+            let (done, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut program.pending)
                 .into_iter()
                 .partition(|task| task.completion.is_done());
-            *pending = rest;
+            program.pending = rest;
             effects.dropped.extend(done);
         }
+    }
+
+    /// Whether the thread of the engine would sleep past this moment.
+    fn is_before_wake_up(&self, moment: Instant) -> bool {
+        // While it is awake, it looks at the deadlines before it sleeps.
+        self.sleeps_until.is_none_or(|until| moment < until)
     }
 
     /// Does what is due; returns when the next thing is.
@@ -237,8 +251,10 @@ impl State {
                     }
                 }
                 Due::Kill(key, number) => {
+                    // One that has ended it runs another by now, whose answer is on its way.
                     if let Some(worker) = self.worker(key)
                         && worker.state != WorkerState::Starting
+                        && worker.control.running() == number
                         && worker
                             .queue
                             .front()

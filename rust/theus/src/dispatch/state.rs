@@ -56,6 +56,8 @@ pub(super) struct Program {
     pub(super) starts: VecDeque<(u64, usize, Duration)>,
     /// How many of these a thread has taken, and not brought back yet.
     pub(super) starting: usize,
+    /// How many tasks were cancelled, or late, since all of the queue was looked at.
+    pub(super) withdrawn: usize,
     pub(super) failed_starts: u32,
     pub(super) start_again: Option<Instant>,
     pub(super) pause: Duration,

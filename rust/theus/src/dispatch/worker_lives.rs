@@ -32,6 +32,7 @@ impl State {
             durations: Durations::default(),
             starts: VecDeque::new(),
             starting: 0,
+            withdrawn: 0,
             failed_starts: 0,
             start_again: None,
             pause: PAUSE,
