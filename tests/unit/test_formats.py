@@ -1,13 +1,15 @@
 """What crosses a process is what `schemas/` says, byte for byte."""
 
 import json
+import os
+import re
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from theus import _theus, errors
+from theus import _theus, errors, protocol
 
 SCHEMAS = Path(__file__).resolve().parents[2] / "schemas"
 GOLDEN = json.loads((SCHEMAS / "golden/frames-2.json").read_text())
@@ -58,3 +60,39 @@ def test_the_catalog_lies_where_its_schema_says(engine):
     assert word(first + slot["length"]) == 4096 + 40
     key = raw[first + slot["key"] :][: word(first + slot["key_length"])]
     assert key.decode() == "größe"
+
+
+def test_the_numbers_of_the_protocol_are_those_of_its_schema():
+    schema = json.loads((SCHEMAS / "frames.json").read_text())
+    fields = {(kind["name"], f["name"]): f for kind in schema["kinds"] for f in kind["fields"]}
+    known = {
+        "BY": fields["FUNCTION", "form"]["values"],
+        "CALL": fields["TASK", "call"]["values"],
+        "CAUSE": fields["ERROR", "cause"]["values"],
+    }
+    for prefix, values in known.items():
+        names = [name for name in protocol.__all__ if name.startswith(f"{prefix}_")]
+        numbers = sorted(getattr(protocol, name) for name in names)
+        assert numbers == sorted(int(value) for value in values), prefix
+    for kind in schema["kinds"]:
+        assert getattr(_theus, f"KIND_{kind['name']}") == kind["id"]
+
+
+def test_the_capabilities_are_those_of_the_schema():
+    schema = json.loads((SCHEMAS / "worker.json").read_text())
+    text = schema["$defs"]["hello"]["properties"]["capabilities"]["description"]
+    described = set(re.findall(r'(?:^|\. )"(\w+)": it', text))
+    names = "PICKLE", "PLAIN", "ITEMS", "IMPORT", "RECALL"
+    assert described == {getattr(protocol, name) for name in names}
+
+
+def test_the_control_page_has_its_words_where_the_schema_says():
+    schema = json.loads((SCHEMAS / "control.json").read_text())
+    control, descriptor = _theus.Control.create()
+    try:
+        for number, word in enumerate(schema["words"], 1):
+            setattr(control, word["name"], number)
+            found = struct.unpack("=Q", os.pread(descriptor, 8, word["offset"]))
+            assert found == (number,), word["name"]
+    finally:
+        os.close(descriptor)
