@@ -1,39 +1,21 @@
-//! How an owner hands tasks to its workers.
+//! How an owner hands tasks to its workers, and the dispatcher that does it.
 //!
-//! An *owner* is the process that created a session; its *workers* are processes that it started.
-//! Between the owner and each worker lie three things, all inherited, none with a name:
+//! `wire` has the frames between an owner and each of its workers, without knowing what they mean.
+//! `Dispatcher` is what an embedding language uses, `Engine` what an owner in Rust does. Below them:
 //!
-//! ```text
-//!             SETUP, STATE, FUNCTION, TASK, RELEASE, SHUTDOWN
-//!          ------------------------------------------------->
-//!   owner                  channel (stream socket)              worker
-//!          <-------------------------------------------------
-//!         HELLO, RESULT, ERROR, LOG, PROGRESS
+//! * `scheduler` says which task goes to which worker, `replies` what workers answer, `worker_lives`
+//!   how workers start and end, all as functions of one locked `state`;
+//! * `io_thread` is the one thread of an engine, `core` what it shares with callers;
+//! * a `Completion` is the end of a task, which wakes whoever waits for it.
 //!
-//!          cancel ------->  control (shared page)  <------- running
-//!          pidfd  ----------------- watch ----------------> sweep, exit
-//! ```
-//!
-//! * The [`Channel`] carries [frames](Frame): a few integers and a few blobs of bytes. The bulk of
-//!   the data is not in them, they name the segments where it lies. What a state version, a
-//!   function or a task *means* is up to the two programs; a frame refers to earlier ones by id,
-//!   so that nothing is sent twice. The socket keeps the order: what a task needs goes before it.
-//! * The [`Control`] page reaches a worker that is busy, and tells the owner how far it is without
-//!   a system call. A peer that polls also finds small frames there, which is what makes a task that
-//!   does nothing cost a few microseconds.
-//! * [`watch_owner`] ends a worker whose owner is gone, whatever the worker is doing.
-//!
-//! This room knows bytes, sockets and ids. It decides nothing: which worker gets which task, what
-//! is cached and when a task is given up is the dispatcher's affair.
+//! A worker whose owner is gone is ended by [`watch_owner`], whatever it is doing.
 
 #[cfg(feature = "engine")]
 mod budget_slots;
 #[cfg(feature = "engine")]
 mod change_log;
-mod channel;
 #[cfg(feature = "engine")]
 mod completion;
-mod control;
 #[cfg(feature = "engine")]
 mod core;
 #[cfg(feature = "engine")]
@@ -48,24 +30,18 @@ mod engine;
 mod event_queue;
 #[cfg(feature = "engine")]
 mod failures;
-mod frame;
 #[cfg(feature = "engine")]
 mod function;
 #[cfg(feature = "engine")]
 mod hello;
 #[cfg(feature = "engine")]
 mod inbound;
-mod incoming;
 #[cfg(feature = "engine")]
 mod io_thread;
-mod kind;
 #[cfg(feature = "engine")]
 mod loop_queue;
-mod mail;
 #[cfg(feature = "engine")]
 mod message;
-mod outgoing;
-mod pace;
 #[cfg(feature = "engine")]
 mod poller;
 #[cfg(feature = "engine")]
@@ -80,31 +56,24 @@ mod scheduler;
 mod signal;
 #[cfg(feature = "engine")]
 mod snapshot;
-mod socket;
 #[cfg(feature = "engine")]
 mod state;
 #[cfg(feature = "engine")]
 mod sync;
 #[cfg(feature = "engine")]
 mod task;
-#[cfg(test)]
-mod testing;
 mod watch;
-#[cfg(feature = "engine")]
 mod wire;
 #[cfg(feature = "engine")]
 mod worker_lives;
 #[cfg(feature = "engine")]
 mod worker_process;
 
-pub use channel::{Channel, Receiver, Sender, Side};
-pub use control::Control;
-pub use frame::{Attachments, Frame, PROTOCOL_VERSION, decode, encode};
-pub use kind::{Count, Kind};
-pub use outgoing::Kept;
-pub use pace::Pace;
-pub use socket::{Traffic, Wait};
 pub use watch::{Attempt, watch_owner, watch_process};
+pub use wire::{
+    Attachments, Channel, Control, Count, Frame, Kept, Kind, PROTOCOL_VERSION, Pace, Receiver,
+    Sender, Side, Traffic, Wait, decode, encode,
+};
 
 #[cfg(feature = "engine")]
 pub use completion::{Completion, Failure, Keepalive, Outcome, Phase, Progress, Subscriber};

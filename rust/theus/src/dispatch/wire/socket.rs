@@ -15,8 +15,8 @@ use rustix::net::{
     sendmsg, socketpair, sockopt,
 };
 
-use super::incoming::Source;
-use super::outgoing::Sink;
+use super::receive_buffer::Source;
+use super::send_queue::Sink;
 use crate::error::{Error, Result};
 use crate::os::failed;
 

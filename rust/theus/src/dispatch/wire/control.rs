@@ -2,7 +2,7 @@
 //!
 //! A worker that is busy does not read its socket, so what has to reach it at once goes through
 //! memory: the worker writes `running`, the owner writes `cancel`. The channel's
-//! [boxes](super::mail) lie in the same page. `schemas/control.json` says where.
+//! [boxes](super::page_slot) lie in the same page. `schemas/control.json` says where.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;

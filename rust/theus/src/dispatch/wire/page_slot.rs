@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn the_places_are_those_of_the_schema() {
         let schema: Value =
-            serde_json::from_str(include_str!("../../../../schemas/control.json")).unwrap();
+            serde_json::from_str(include_str!("../../../../../schemas/control.json")).unwrap();
         let named = [("to_worker", TO_WORKER), ("to_owner", TO_OWNER)];
         let places = schema["boxes"]["places"].as_array().unwrap();
         assert_eq!(places.len(), named.len());
