@@ -71,7 +71,6 @@ pub mod segment;
 pub mod session;
 mod shared;
 mod signals;
-#[cfg(feature = "engine")]
 mod spawn;
 mod store;
 pub mod sweep;
@@ -85,7 +84,6 @@ pub use arrow;
 pub use backend::{Backend, Capabilities, SpillDirectory};
 pub use budget::Budget;
 pub use descriptor::{SegmentName, SessionId};
-#[cfg(feature = "engine")]
 pub use dispatch::{Call, CallOptions, Engine, EngineBuilder, Python};
 pub use error::{Error, Result};
 pub use fill::NewTable;

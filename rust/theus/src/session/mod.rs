@@ -273,7 +273,6 @@ impl Session {
 
     /// Publishes a segment and enters it under its name, in the next version of the state.
     /// The version of the entries, and these; none if that is the version `known`.
-    #[cfg(feature = "engine")]
     pub(crate) fn entries_unless(
         &self,
         known: u64,
