@@ -127,7 +127,7 @@ pub struct CallOptions {
 
 impl EngineBuilder {
     /// Adds a native program and how many workers of it there are at most: an executable that calls
-    /// [`worker::serve`](crate::worker::serve), or speaks the protocol of `schemas/` otherwise.
+    /// `worker::serve`, or speaks the protocol of `schemas/` otherwise.
     #[must_use]
     pub fn program(self, path: impl Into<PathBuf>, workers: usize) -> Self {
         self.program_with(path, Vec::<OsString>::new(), workers)
