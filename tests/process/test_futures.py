@@ -6,6 +6,7 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from theus import TheusEngine
@@ -87,6 +88,32 @@ def test_a_value_may_use_the_engine_while_it_is_loaded(engine):
 
 async def _awaited(engine):
     return await asyncio.wrap_future(engine.submit(make))
+
+
+def first(ctx, view):
+    return int(view[0])
+
+
+# A task or a function may be the last to keep a segment, whose end the engine tells its workers.
+
+
+def test_functions_that_a_worker_forgets_may_be_the_last_to_keep_an_entry(engine):
+    def reads(view):
+        return lambda ctx: int(view[0])
+
+    for n in range(600):  # a worker knows 256
+        read = reads(engine.heavy.put("captured", np.full(512, n)))
+        assert engine.submit(read).result(DEADLINE_S) == n
+        del read
+    engine.heavy.free("captured")
+
+
+def test_results_that_nobody_takes_may_be_the_last_to_keep_an_entry(engine):
+    for n in range(600):
+        engine.submit(first, view=engine.heavy.put("given", np.full(512, n)), timeout=1000)
+        if n % 20 == 0:
+            assert engine.submit(first, view=np.full(1, n)).result(DEADLINE_S) == n
+    engine.heavy.free("given")
 
 
 @pytest.mark.parametrize("timeout", [3e6, 1e300, float("inf"), None])

@@ -1,5 +1,9 @@
 //! An engine of a Rust owner: tasks of this very executable, and Python functions where there is Python.
 
+use std::pin::pin;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -165,5 +169,46 @@ fn block_on<F: Future>(future: F) -> F::Output {
             Poll::Ready(output) => return output,
             Poll::Pending => thread::park(),
         }
+    }
+}
+
+/// Uses the engine whose task has ended, in the very moment in which it is told.
+struct Looks(Arc<Engine>, Mutex<Sender<usize>>);
+
+impl Wake for Looks {
+    fn wake(self: Arc<Self>) {
+        let pids = self.0.worker_pids().len();
+        self.1.lock().unwrap().send(pids).unwrap();
+    }
+}
+
+#[test]
+fn a_waker_may_use_the_engine_however_its_task_ends() {
+    let session = Session::create(Config::default()).unwrap();
+    let engine = Arc::new(engine(&session));
+    put(&session, "x", 1.0);
+    let (told, tells) = channel();
+    let waker = Waker::from(Arc::new(Looks(Arc::clone(&engine), Mutex::new(told))));
+    for (task, timeout) in [("wait", Some(Duration::from_millis(20))), ("abort", None)] {
+        let options = CallOptions {
+            timeout,
+            retries: 0,
+        };
+        let call = engine.call_with::<()>(task, &json!({}), options).unwrap();
+        let mut call = pin!(call);
+        let mut context = Context::from_waker(&waker);
+        if call.as_mut().poll(&mut context).is_pending() {
+            tells.recv_timeout(Duration::from_secs(20)).unwrap();
+        }
+        let Poll::Ready(outcome) = call.as_mut().poll(&mut context) else {
+            panic!("{task} has ended");
+        };
+        assert!(
+            matches!(
+                outcome,
+                Err(Error::TaskTimeout { .. } | Error::WorkerDied { .. })
+            ),
+            "{outcome:?}"
+        );
     }
 }

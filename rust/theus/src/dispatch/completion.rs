@@ -105,6 +105,18 @@ impl Subscriber {
     }
 }
 
+/// Who waited for a task that has ended, to be woken without any lock: a waker is code of the user.
+#[must_use = "they wait until they are woken"]
+pub(super) struct Waiters(Vec<Subscriber>);
+
+impl Waiters {
+    pub(super) fn wake(self) {
+        for subscriber in self.0 {
+            subscriber.notify();
+        }
+    }
+}
+
 /// The shared end of one task.
 #[derive(Debug)]
 pub struct Completion {
@@ -179,36 +191,39 @@ impl Completion {
     /// `keepalive` stays until the outcome is [discarded](Self::discard), so that handles in the result
     /// stay valid until somebody has loaded them.
     pub fn finish(&self, outcome: Outcome, keepalive: Option<Keepalive>) -> bool {
-        self.finish_if(|_| true, outcome, keepalive)
+        let waiters = self.end(outcome, keepalive);
+        waiters.map(Waiters::wake).is_some()
     }
 
     /// Cancels a task that no worker has got yet; false if one has.
     pub(super) fn cancel_queued(&self) -> bool {
-        self.finish_if(|phase| phase == Phase::Queued, Outcome::Cancelled, None)
+        let waiters = self.end_if(|phase| phase == Phase::Queued, Outcome::Cancelled, None);
+        waiters.map(Waiters::wake).is_some()
     }
 
-    fn finish_if(
+    /// Sets the outcome as [`finish`](Self::finish) does, and leaves it to the caller to wake who waits:
+    /// for one who holds a lock. None if there is an outcome already.
+    pub(super) fn end(&self, outcome: Outcome, keepalive: Option<Keepalive>) -> Option<Waiters> {
+        self.end_if(|_| true, outcome, keepalive)
+    }
+
+    fn end_if(
         &self,
         may: impl FnOnce(Phase) -> bool,
         outcome: Outcome,
         keepalive: Option<Keepalive>,
-    ) -> bool {
+    ) -> Option<Waiters> {
         let mut inner = self.inner();
         if inner.phase == Phase::Done || !may(inner.phase) {
             // Dropping a value may run code of the user: not under the lock.
             drop(inner);
-            return false;
+            return None;
         }
         inner.phase = Phase::Done;
         inner.is_cancelled = matches!(outcome, Outcome::Cancelled);
         inner.outcome = Some(outcome);
         inner.keepalive = keepalive;
-        let subscribers = std::mem::take(&mut inner.subscribers);
-        drop(inner);
-        for subscriber in subscribers {
-            subscriber.notify();
-        }
-        true
+        Some(Waiters(std::mem::take(&mut inner.subscribers)))
     }
 
     /// Has `subscriber` notified of the outcome, at once if it is set.

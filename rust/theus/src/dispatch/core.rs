@@ -109,16 +109,21 @@ impl Core {
     }
 
     /// Changes the state, then does what has to happen without the lock.
-    pub(super) fn with<T>(&self, change: impl FnOnce(&mut State, &mut Effects) -> T) -> T {
+    pub(super) fn with<T>(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut State, &mut Effects) -> T,
+    ) -> T {
         let mut effects = Effects::default();
         let mut state = self.state();
         let changed = change(&mut state, &mut effects);
         drop(state);
         let Effects {
             ended,
+            timed_out,
             events,
             stale,
             dropped,
+            forgotten,
             wake,
         } = effects;
         for event in events {
@@ -127,30 +132,23 @@ impl Core {
         for (completion, outcome, keepalive) in ended {
             self.finish(&completion, outcome, keepalive);
         }
+        for (completion, waiters) in timed_out {
+            if let Some(waiters) = waiters {
+                waiters.wake();
+                self.note_finished();
+            }
+            drop(completion);
+        }
         if wake {
             self.wake();
         }
-        drop((stale, dropped));
-        changed
-    }
-
-    /// As [`with`](Self::with), for changes after which tasks may need another form of a function.
-    pub(super) fn with_stale<T>(
-        self: &Arc<Self>,
-        change: impl FnOnce(&mut State, &mut Effects) -> T,
-    ) -> T {
-        let mut stale = Vec::new();
-        let changed = self.with(|state, effects| {
-            let changed = change(state, effects);
-            stale.append(&mut effects.stale);
-            changed
-        });
         for task in stale {
             self.events.push(Event::Stale(StaleTask {
                 core: Arc::clone(self),
                 task: Some(task),
             }));
         }
+        drop((dropped, forgotten));
         changed
     }
 
@@ -194,7 +192,7 @@ impl Core {
     }
 
     pub(super) fn resend(self: &Arc<Self>, task: Box<Task>) {
-        self.with_stale(|state, effects| state.resend(self, task, effects));
+        self.with(|state, effects| state.resend(self, task, effects));
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -261,7 +259,7 @@ impl Core {
                 mask: self.mask,
             };
             let started = Worker::start(&self.session, &start, key, request.time);
-            self.with_stale(|state, effects| match started {
+            self.with(|state, effects| match started {
                 Ok(worker) => state.started(self, worker, effects),
                 Err(error) => state.not_started(self, key, slot, error, effects),
             });
@@ -285,7 +283,7 @@ impl Core {
             if arrivals.is_empty() && !ended {
                 return;
             }
-            self.with_stale(|state, effects| {
+            self.with(|state, effects| {
                 state.apply(self, key, arrivals, effects);
                 if let Err(error) = taken {
                     let is_end = matches!(error, Error::ChannelEnd { .. } | Error::Os { .. });
@@ -299,7 +297,7 @@ impl Core {
     }
 
     /// Sends more of what waits for a worker's socket.
-    pub(super) fn write_more(&self, key: WorkerKey) {
+    pub(super) fn write_more(self: &Arc<Self>, key: WorkerKey) {
         self.with(|state, _| {
             let Some(worker) = state.worker(key) else {
                 return;
@@ -331,7 +329,7 @@ impl Core {
         if !broken {
             self.attend(key);
         }
-        let worker = self.with_stale(|state, effects| state.reaped(self, key, status, effects));
+        let worker = self.with(|state, effects| state.reaped(self, key, status, effects));
         drop(worker);
     }
 

@@ -4,7 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use super::completion::Completion;
@@ -22,9 +22,10 @@ pub(super) fn after(delay: Duration) -> Instant {
 /// The action that is due.
 #[derive(Debug)]
 pub(super) enum Due {
-    /// A task fails with a timeout unless it has ended.
+    /// A task fails with a timeout unless it has ended. It is not kept: its outcome refers to objects
+    /// of the caller, and the heap lies under the lock.
     Timeout {
-        completion: Arc<Completion>,
+        completion: Weak<Completion>,
         program: ProgramId,
         name: String,
         timeout: Duration,
@@ -70,7 +71,8 @@ impl Ord for Entry {
 pub(super) struct Deadlines {
     heap: BinaryHeap<Reverse<Entry>>,
     order: u64,
-    /// From this length on those of ended tasks are removed: most tasks end long before theirs.
+    /// From this length on those of tasks that nobody has any more are removed: most end long before
+    /// their timeout.
     compact_at: usize,
 }
 
@@ -78,7 +80,7 @@ impl Deadlines {
     pub(super) fn push(&mut self, moment: Instant, due: Due) {
         if self.heap.len() >= self.compact_at.max(64) {
             self.heap.retain(|Reverse(entry)| match &entry.due {
-                Due::Timeout { completion, .. } => !completion.is_done(),
+                Due::Timeout { completion, .. } => completion.strong_count() > 0,
                 _ => true,
             });
             self.compact_at = 2 * self.heap.len();
@@ -111,12 +113,14 @@ impl Deadlines {
 
 #[cfg(all(test, not(feature = "loom")))]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::completion::Outcome;
     use super::*;
 
     fn timeout(completion: &Arc<Completion>) -> Due {
         Due::Timeout {
-            completion: Arc::clone(completion),
+            completion: Arc::downgrade(completion),
             program: ProgramId(0),
             name: String::new(),
             timeout: Duration::ZERO,

@@ -259,7 +259,7 @@ impl Dispatcher {
             return;
         }
         let core = &self.core;
-        core.with_stale(|state, effects| state.close(core, effects));
+        core.with(|state, effects| state.close(core, effects));
         core.events.close();
         if core.thread.lock().is_ok_and(|thread| thread.is_none()) {
             core.note_gone();
@@ -305,7 +305,7 @@ impl Drop for Dispatcher {
 }
 
 fn submit(core: &Arc<Core>, task: Box<Task>) -> Result<()> {
-    let refused = core.with_stale(|state, effects| {
+    let refused = core.with(|state, effects| {
         if state.closed {
             return Some(task);
         }

@@ -55,7 +55,7 @@ fn run(core: &Arc<Core>) {
     block_signals();
     loop {
         core.start_workers();
-        let (left, over) = core.with_stale(|state, effects| {
+        let (left, over) = core.with(|state, effects| {
             let next = state.expire(core, effects);
             state.sleeps_until = next;
             (next, state.closed && state.is_empty())

@@ -151,6 +151,7 @@ impl State {
             _ => worker.backlog.saturating_sub(task.estimate),
         };
         worker.forget_parts(&task.spec.function);
+        effects.forgotten.append(&mut worker.forgotten);
         if skipped && !task.completion.is_done() {
             task.completion.requeue();
             self.programs[key.program.0].pending.push_front(task);

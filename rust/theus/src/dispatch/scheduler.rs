@@ -38,7 +38,7 @@ impl State {
         let id = task.spec.program;
         if let Some(timeout) = task.spec.timeout {
             let due = Due::Timeout {
-                completion: Arc::clone(&task.completion),
+                completion: Arc::downgrade(&task.completion),
                 program: id,
                 name: task.name().to_owned(),
                 timeout,
@@ -99,7 +99,9 @@ impl State {
             let estimate = task.estimate;
             let worker = &mut program.workers[worker];
             let key = worker.key;
-            match worker.send(task) {
+            let sent = worker.send(task);
+            effects.forgotten.append(&mut worker.forgotten);
+            match sent {
                 Ok(()) => {
                     worker.backlog = worker.backlog.saturating_add(estimate);
                     if !given.contains(&key) {
@@ -241,14 +243,19 @@ impl State {
                     name,
                     timeout,
                 } => {
+                    let Some(completion) = completion.upgrade() else {
+                        continue;
+                    };
                     let error = Error::TaskTimeout {
                         task: name,
                         timeout,
                     };
-                    if core.finish(&completion, Outcome::Failed(Arc::new(error)), None) {
+                    let waiters = completion.end(Outcome::Failed(Arc::new(error)), None);
+                    if waiters.is_some() {
                         self.interrupt(program, &completion);
                         self.purge(program, effects);
                     }
+                    effects.timed_out.push((completion, waiters));
                 }
                 Due::Kill(key, number) => {
                     // One that has ended it runs another by now, whose answer is on its way.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::budget_slots::BudgetSlots;
-use super::completion::{Completion, Keepalive, Outcome};
+use super::completion::{Completion, Keepalive, Outcome, Waiters};
 use super::deadlines::Deadlines;
 use super::durations::Durations;
 use super::event_queue::Event;
+use super::function::FunctionKey;
 use super::hello::Hello;
 use super::program::{ProgramId, ProgramSpec, Stamp};
 use super::task::Task;
@@ -20,10 +21,15 @@ use crate::error::Error;
 #[expect(clippy::vec_box, reason = "tasks move between queues as they are")]
 pub(super) struct Effects {
     pub(super) ended: Vec<(Arc<Completion>, Outcome, Option<Keepalive>)>,
+    /// Those whose timeout has passed, with who waits for them, unless they had ended.
+    pub(super) timed_out: Vec<(Arc<Completion>, Option<Waiters>)>,
     pub(super) events: Vec<Event>,
+    /// Those whose function goes to a worker in another form.
     pub(super) stale: Vec<Box<Task>>,
     /// Dropping these may run code of the user.
     pub(super) dropped: Vec<Box<Task>>,
+    /// Dropping these may, too: a function keeps what its definition refers to.
+    pub(super) forgotten: Vec<FunctionKey>,
     /// The thread of the engine has to look at the state.
     pub(super) wake: bool,
 }

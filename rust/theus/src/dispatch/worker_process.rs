@@ -102,6 +102,8 @@ pub(super) struct Worker {
     setup: Option<Arc<Setup>>,
     snapshots: Vec<Arc<Snapshot>>,
     functions: HashMap<FunctionKey, Known>,
+    /// Those that it may not use any more. Dropping one may run code of the user: not under a lock.
+    pub(super) forgotten: Vec<FunctionKey>,
     next_function: u64,
     flushed: bool,
 }
@@ -167,6 +169,7 @@ impl Worker {
             setup: None,
             snapshots: Vec::new(),
             functions: HashMap::new(),
+            forgotten: Vec::new(),
             next_function: 1,
             flushed: true,
         })
@@ -462,10 +465,11 @@ impl Worker {
     }
 
     fn forget_function(&mut self, key: &FunctionKey) -> Result<()> {
-        match self.functions.remove(key) {
-            Some(known) => self.frame(Kind::ForgetFunction, &[known.number], &[]),
-            None => Ok(()),
-        }
+        let Some((key, known)) = self.functions.remove_entry(key) else {
+            return Ok(());
+        };
+        self.forgotten.push(key);
+        self.frame(Kind::ForgetFunction, &[known.number], &[])
     }
 }
 
